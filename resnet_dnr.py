@@ -29,6 +29,7 @@ import contextlib
 import logging
 import os
 import re
+import urllib.parse
 import warnings
 
 import torch
@@ -128,9 +129,6 @@ class DynamicNorm(nn.Module):
         self.running_stats = running_stats
         self.eps = eps
         self.momentum = momentum
-        # As in BatchNorm: False leaves the running statistics alone in
-        # training. Gradient checkpointing relies on it.
-        self.track_running_stats = True
         shape = ((num_groups, channels) if running_stats == 'grouped' else
                  (channels, ))
         self.register_buffer('running_mean', torch.zeros(shape))
@@ -193,8 +191,6 @@ class DynamicNorm(nn.Module):
     @torch.no_grad()
     def _update_running_stats(self, mean, var, count):
         """Move the running statistics; mean and var are (G, C)."""
-        if not self.track_running_stats:
-            return
         self.num_batches_tracked.add_(1)
         var = var * (count / (count - 1))  # unbiased
         for running, new in ((self.running_mean, mean),
@@ -266,9 +262,8 @@ class CrossLayerNorm(DynamicNorm):
 class Block(nn.Module):
     """What BasicBlock and Bottleneck share: the relay and checkpointing.
 
-    ``bn1`` follows the first convolution and is the cross-layer
-    normalization where there is one, ``bn2`` follows the 3x3 convolution
-    before the residual sum's last ones and is the cross-temporal one.
+    ``bn1``, after the first convolution, is the cross-layer normalization
+    where there is one; ``bn2``, after the second, the cross-temporal one.
     """
 
     def forward(self, x, relay=None, state=None):
@@ -287,16 +282,18 @@ class Block(nn.Module):
             return self._forward(x, relay, state)
         recomputing = False
 
-        def run(x, state):
+        def run(x, relay, state):
             nonlocal recomputing
             if recomputing:
-                with _frozen_running_stats(self):
+                with _restored_buffers(self):
                     return self._forward(x, relay, state)
             recomputing = True
             return self._forward(x, relay, state)
 
+        # A compiled graph updates buffers once by itself.
         return torch.utils.checkpoint.checkpoint(
-            run, x, state, use_reentrant=False)
+            self._forward if _is_compiling() else run, x, relay, state,
+            use_reentrant=False)
 
     def _first_norm(self, out, relay, state):
         if relay is None:
@@ -482,7 +479,8 @@ class ResNet_DNR(nn.Module):
         _check(-1 <= frozen_stages <= num_stages,
                f'frozen_stages must be -1 to {num_stages}, got '
                f'{frozen_stages}')
-        _check(dnr in DNR_MODES, f'dnr must be one of {DNR_MODES}, got {dnr!r}')
+        _check(dnr in DNR_MODES,
+               f'dnr must be one of {DNR_MODES}, got {dnr!r}')
         _check(running_stats in RUNNING_STATS,
                f'running_stats must be one of {RUNNING_STATS}, got '
                f'{running_stats!r}')
@@ -557,8 +555,8 @@ class ResNet_DNR(nn.Module):
         Recognizers of both hosts call this.
 
         Raises:
-            ValueError: ``pretrained`` has no tensor for a stage, or one of
-                another shape (see :func:`load_pretrained`).
+            ValueError: ``pretrained`` is no checkpoint for this network (see
+                :func:`load_pretrained`).
             FileNotFoundError: ``pretrained`` is neither a file nor a URL.
         """
         for m in self.modules():
@@ -685,24 +683,14 @@ def load_pretrained(backbone, source):
 
     Raises:
         FileNotFoundError: source is neither a file nor a URL.
-        ValueError: there is no tensor for the stem or a stage, or a tensor
-            has another shape than the backbone's.
+        ValueError: source cannot be read, has no tensor for the stem or a
+            stage, has another number of blocks, or a tensor of another shape.
     """
-    if source.startswith(('http://', 'https://')):
-        checkpoint = torch.hub.load_state_dict_from_url(
-            source, map_location='cpu')
-    elif os.path.isfile(source):
-        checkpoint = torch.load(
-            source, map_location='cpu', weights_only=True)
-    else:
-        raise FileNotFoundError(
-            f'pretrained={source!r} is neither a file nor an http(s) URL')
     loaded = {}
-    for name, value in checkpoint.get('state_dict', checkpoint).items():
+    for name, value in _read_state_dict(source).items():
         name = re.sub(r'^(module\.)?(backbone\.)?', '', name)
         loaded[from_published_name(name)] = value
     own = backbone.state_dict()
-    loaded = {name: value for name, value in loaded.items() if name in own}
     taken = {}
     for name in own:
         part = name.split('.')[0] if name.startswith('layer') else 'stem'
@@ -710,17 +698,48 @@ def load_pretrained(backbone, source):
         taken[part] = (count + (name in loaded), total + 1)
     report = ', '.join(f'{part} {count} of {total}'
                        for part, (count, total) in taken.items())
-    if not all(count for count, _ in taken.values()):
-        raise ValueError(
-            f'{source} is no checkpoint for this ResNet_DNR: tensors found '
-            f'by name: {report}')
+    wrong = (f'{source} is no checkpoint for this ResNet_DNR of depth '
+             f'{backbone.depth}: ')
+    _check(all(count for count, _ in taken.values()),
+           f'{wrong}tensors found by name: {report}')
+    # Another depth's names agree as far as its blocks go.
+    blocks = set(re.findall(r'^(layer\d)\.(\d+)\.', '\n'.join(loaded), re.M))
+    for part in backbone.res_layers:
+        count = sum(stage == part for stage, _ in blocks)
+        wanted = getattr(backbone, part).num_blocks
+        _check(count == wanted,
+               f'{wrong}{part} has {count} blocks there, {wanted} here')
     try:
-        backbone.load_state_dict(loaded, strict=False)
+        backbone.load_state_dict(
+            {name: loaded[name] for name in own if name in loaded},
+            strict=False)
     except RuntimeError as error:  # torch's text lists the shapes
-        raise ValueError(
-            f'{source} is no checkpoint for this ResNet_DNR of depth '
-            f'{backbone.depth}: {error}') from error
+        raise ValueError(f'{wrong}{error}') from error
     logger.info('%s: took tensors for %s', source, report)
+
+
+def _read_state_dict(source):
+    """The state dict at a path or URL. No code in the file is run."""
+    path = source
+    if source.startswith(('http://', 'https://')):
+        # torch.hub's own loader would unpickle anything.
+        folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+        path = os.path.join(
+            folder, os.path.basename(urllib.parse.urlparse(source).path))
+        if not os.path.exists(path):
+            os.makedirs(folder, exist_ok=True)
+            torch.hub.download_url_to_file(source, path)
+    elif not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'pretrained={source!r} is neither a file nor an http(s) URL')
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # anything, for a file of another kind
+        raise ValueError(f'{path} cannot be read as a checkpoint: '
+                         f'{error!r}') from error
+    _check(isinstance(checkpoint, dict),
+           f'{path} holds a {type(checkpoint).__name__}, not a state dict')
+    return checkpoint.get('state_dict', checkpoint)
 
 
 def _check(condition, message):
@@ -745,19 +764,26 @@ def _without_autocast(device_type):
     return torch.autocast(device_type, enabled=False)
 
 
+def _is_compiling():
+    """Whether torch.compile traces this call; there is none before 2.0."""
+    compiler = getattr(torch, 'compiler', None)
+    return hasattr(compiler, 'is_compiling') and compiler.is_compiling()
+
+
 @contextlib.contextmanager
-def _frozen_running_stats(module):
-    """Context in which no normalization below updates running statistics."""
-    norms = [m for m in module.modules()
-             if isinstance(m, (_BatchNorm, DynamicNorm))
-             and m.track_running_stats]
-    for m in norms:
-        m.track_running_stats = False
+def _restored_buffers(module):
+    """Context after which the module's buffers are what they were before.
+
+    A recomputation must do the very operations of the first run, updates of
+    running statistics among them.
+    """
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield
     finally:
-        for m in norms:
-            m.track_running_stats = True
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
 
 
 def _register():

@@ -1,0 +1,267 @@
+"""The command lines, as real processes on the mmaction2 host, on a CPU.
+
+tests/test_mmaction_v1_host.py does the same on mmaction v1.
+"""
+import os
+import pickle
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = str(ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py')
+TRAIN = [str(ROOT / 'tools' / 'dist_train_recognizer.sh'), CONFIG]
+TEST = [str(ROOT / 'tools' / 'dist_test_recognizer.sh'), CONFIG]
+# One thread a process: rounding does not depend on the number of processes.
+ENV = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1',
+           CUDA_VISIBLE_DEVICES='')
+ENV.pop('MMACTION_ROOT', None)
+
+
+def run(*command, cwd, code=0, timeout=300):
+    """Run a command to its end and return what it printed."""
+    result = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=ENV, timeout=timeout,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert result.returncode == code, result.stdout[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """A folder with data/arrow: 4 classes, 16, 4 and 7 clips."""
+    folder = tmp_path_factory.mktemp('run')
+    run(sys.executable, ROOT / 'tools' / 'make_arrow_dataset.py',
+        'data/arrow', '--pairs', 2, '--size', 32, '--train', 4, '--val', 1,
+        '--test', 2, cwd=folder)
+    lines = (folder / 'data/arrow/test.txt').read_text().splitlines()
+    # 7 videos: 2 processes do not divide them. In another order.
+    (folder / 'data/arrow/test.txt').write_text(
+        '\n'.join(lines[:0:-1]) + '\n')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(data):
+    """The folder after one epoch on 2 processes, and what was printed."""
+    output = run(*TRAIN, 2, '--validate', '--seed', 0, '--cfg-options',
+                 'total_epochs=1', 'log_config.interval=1', cwd=data)
+    return data, output
+
+
+def checkpoint(data):
+    return data / 'work_dirs/DNR_r18_arrow_demo/epoch_1.pth'
+
+
+def test_train(trained):
+    data, output = trained
+    # 16 clips in batches of 8 on 2 processes: one iteration.
+    assert re.search(r'Epoch\(train\)\s+\[1\]\[1/1\]', output)
+    assert re.search(r'Epoch\(val\) \[1\]\[2/2\].*acc/top1', output)
+    state = torch.load(checkpoint(data), weights_only=True)['state_dict']
+    assert state['backbone.layer1.0.bn2.running_mean'].shape == (4, 64)
+    assert state['backbone.layer1.0.bn2.num_batches_tracked'] == 1
+    assert 'Traceback' not in output
+    assert 'Warning' not in output
+
+
+@pytest.fixture(scope='module')
+def results(trained):
+    """The pickle of 2 processes, and what was printed."""
+    data, _ = trained
+    output = run(*TEST, checkpoint(data), 2, '--out', 'two/results.pkl',
+                 cwd=data)
+    return pickle.loads((data / 'two/results.pkl').read_bytes()), output
+
+
+def test_results_pickle(data, results):
+    scores, output = results
+    assert isinstance(scores, list) and len(scores) == 7
+    assert all(s.shape == (1, 4) and s.dtype == np.float32 for s in scores)
+    labels = [int(line.split()[2]) for line in
+              (data / 'data/arrow/test.txt').read_text().splitlines()]
+    top1 = np.mean(np.concatenate(scores).argmax(1) == labels)
+    assert f'Top-1 Accuracy = {100 * top1:.02f}' in output
+    assert 'Top-5 Accuracy = 100.00' in output
+    assert 'Mean Class Accuracy = ' in output
+    assert os.listdir(data / 'two') == ['results.pkl']
+
+
+def test_one_process_without_launcher(data, results):
+    """The same scores, to the bit; and each video on its own."""
+    run(sys.executable, ROOT / 'tools/test_recognizer.py', CONFIG,
+        checkpoint(data), '--out', 'one.pkl', '--use_softmax', cwd=data)
+    one = pickle.loads((data / 'one.pkl').read_bytes())
+    assert np.array_equal(np.concatenate(one), np.concatenate(results[0]))
+    # In annotation order: the scores of the list reversed are reversed.
+    lines = (data / 'data/arrow/test.txt').read_text().splitlines()
+    (data / 'reversed.txt').write_text('\n'.join(lines[::-1]) + '\n')
+    run(*TEST, checkpoint(data), 1, '--out', 'reversed.pkl',
+        '--cfg-options', 'data.test.ann_file=reversed.txt', cwd=data)
+    reverse = pickle.loads((data / 'reversed.pkl').read_bytes())
+    assert np.array_equal(np.concatenate(reverse[::-1]), np.concatenate(one))
+
+
+def test_killed_and_resumed(trained, tmp_path):
+    data, _ = trained
+    process = subprocess.Popen(
+        [*TRAIN, '2', '--work_dir', str(tmp_path), '--cfg-options',
+         'total_epochs=500'], cwd=data, env=ENV, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = tmp_path / 'epoch_1.pth'
+    deadline = time.time() + 200
+    while not first.exists() and time.time() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    output = run(*TRAIN, 2, '--work_dir', tmp_path, '--resume_from', first,
+                 '--cfg-options', 'total_epochs=2', 'log_config.interval=1',
+                 cwd=data)
+    assert 'resumed epoch: 1' in output
+    assert 'Epoch(train) [1]' not in re.sub(' +', ' ', output)
+    assert (tmp_path / 'epoch_2.pth').exists()
+
+
+def test_missing_frame_stops_all(trained, tmp_path):
+    """Every rank ends, soon, and the message names the file."""
+    data, _ = trained
+    broken = tmp_path / 'rawframes'
+    shutil.copytree(data / 'data/arrow/rawframes/train', broken)
+    victim = sorted(broken.glob('grow/*/image_00004.jpg'))[0]
+    victim.unlink()
+    output = run(*TRAIN, 2, '--work_dir', tmp_path / 'work', '--cfg-options',
+                 f'data.train.img_prefix={broken}', cwd=data, code=1,
+                 timeout=120)
+    assert f'cannot read frame {victim}' in output
+
+
+def test_checkpoint_of_another_network(data, results, tmp_path):
+    state = torch.load(checkpoint(data), weights_only=True)
+    del state['state_dict']['backbone.layer4.1.bn2.relay.hidden_map.0.bias']
+    torch.save(state, tmp_path / 'less.pth')
+    output = run(sys.executable, ROOT / 'tools/test_recognizer.py', CONFIG,
+                 tmp_path / 'less.pth', '--out', tmp_path / 'no.pkl',
+                 cwd=data, code=1)
+    assert ('Missing key(s) in state_dict: '
+            '"backbone.layer4.1.bn2.relay.hidden_map.0.bias"') in output
+    assert f'{tmp_path}/less.pth is not a checkpoint of the model' in output
+    assert not (tmp_path / 'no.pkl').exists()
+
+
+class Opens:
+    """A pickle that would run code when loaded."""
+
+    def __reduce__(self):
+        return open, ('pwned', 'w')
+
+
+def faults(tmp_path):
+    torch.save(dict(state_dict={}, x=Opens()), tmp_path / 'code.pth')
+    (tmp_path / 'text.pth').write_text('no checkpoint')
+    torch.save(dict(state_dict={}), tmp_path / 'weights.pth')
+    (tmp_path / 'file').write_text('')
+    return [
+        ('test', 'no-config.py x.pth', 'config no-config.py does not exist'),
+        ('test', '{c} no.pth', 'checkpoint no.pth does not exist'),
+        ('test', '{c} {t}/code.pth', 'cannot be loaded as a checkpoint'),
+        ('test', '{c} {t}/text.pth', 'cannot be loaded as a checkpoint'),
+        ('test', '{c} {t}/weights.pth --out a.txt', 'should end in .pkl'),
+        ('test', '{c} {t}/weights.pth --fcn_testing', '--fcn_testing is for'),
+        ('test', '{c} {t}/weights.pth --out {t}/file/a.pkl',
+         'cannot write --out'),
+        ('train', '{c} --resume_from {t}/weights.pth', "has no 'optimizer'"),
+        ('train', '{c} --gpus 2', 'dist_train_recognizer.sh'),
+        ('train', '{c} --cfg-options load_from=no.pth',
+         'load_from=no.pth does not exist'),
+        ('train', '{c} --cfg-options data.train.ann_file=no.txt',
+         'annotation file no.txt does not exist'),
+        ('train', '{c} --cfg-options model.cls_head.in_channels=2048',
+         'model.cls_head.in_channels=2048, but'),
+        ('train', '{c} --cfg-options model.backbone.num_groups=3',
+         'model.backbone: num_groups=3 must divide n_segment=8'),
+        ('train', '{c} --cfg-options model.backbone.num_group=2',
+         "model.backbone: "),
+        ('train', '{c} --launcher slurm', '--launcher slurm needs CUDA'),
+    ]
+
+
+def test_faults(data, tmp_path, capsys, monkeypatch):
+    """Each ends with a line that names it, before any work.
+
+    In this process, to save the imports; the exit is the script's own.
+    """
+    monkeypatch.chdir(data)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.delenv('MMACTION_ROOT', raising=False)
+    for script, command, message in faults(tmp_path):
+        arguments = command.format(c=CONFIG, t=tmp_path).split()
+        monkeypatch.setattr(sys, 'argv', [
+            f'{script}_recognizer.py', *arguments])
+        if script == 'train':
+            sys.argv += ['--work_dir', str(tmp_path / 'work')]
+        with pytest.raises(SystemExit) as exit:
+            runpy.run_path(str(ROOT / f'tools/{script}_recognizer.py'),
+                           run_name='__main__')
+        assert str(exit.value).startswith('error: '), command
+        assert message in str(exit.value), command
+    assert not Path('pwned').exists()
+    assert not list(tmp_path.glob('work/*.pth'))
+
+
+def test_shell_scripts_usage():
+    for script in TRAIN[0], TEST[0]:
+        output = run(script, cwd=ROOT, code=2)
+        assert f'tools/{Path(script).name} CONFIG' in output
+    output = run(*TRAIN, 'two', cwd=ROOT, code=2)
+    assert "GPUS should be a number of processes, got 'two'" in output
+
+
+def test_several_machines(data, trained):
+    """Two machines of one process each, joined by address and port."""
+    import socket
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    processes = [subprocess.Popen(
+        [*TEST, checkpoint(data), '1', '--out', 'machines.pkl'], cwd=data,
+        env=dict(ENV, NNODES='2', NODE_RANK=str(rank), PORT=str(port),
+                 MASTER_ADDR='127.0.0.1'),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for rank in range(2)]
+    outputs = [p.communicate(timeout=300)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], outputs
+    assert 'Top-1 Accuracy' in outputs[0]
+    assert 'Top-1 Accuracy' not in outputs[1]
+    assert len(pickle.loads((data / 'machines.pkl').read_bytes())) == 7
+
+
+def test_convert_config(trained, tmp_path):
+    """The native config builds the same training in mmengine's own way."""
+    data, _ = trained
+    out = tmp_path / 'native.py'
+    run(sys.executable, ROOT / 'tools/convert_config.py', CONFIG, out,
+        '--cfg-options', 'total_epochs=1', cwd=data)
+    script = tmp_path / 'train.py'
+    script.write_text(
+        'import sys\n'
+        'from mmengine.config import Config\n'
+        'from mmengine.runner import Runner\n'
+        'cfg = Config.fromfile(sys.argv[1])\n'
+        f'cfg.work_dir = {str(tmp_path / "work")!r}\n'
+        'Runner.from_cfg(cfg).train()\n')
+    ENV['PYTHONPATH'] = f'{ROOT}:{ROOT / "tools"}'
+    try:
+        output = run(sys.executable, script, out, cwd=data)
+    finally:
+        del ENV['PYTHONPATH']
+    assert re.search(r'Epoch\(val\) \[1\]\[4/4\].*acc/top1', output)
+    assert (tmp_path / 'work/epoch_1.pth').exists()

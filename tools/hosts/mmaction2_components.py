@@ -1,0 +1,310 @@
+"""mmaction v1's rules where mmaction2's own components differ.
+
+Registered components for mmaction2 configs: data set, frame sampling and
+decoding, batch sampler, result metric, and checkpoints that hold plain data
+and are written whole. Used by the translated configs of hosts/mmaction2.py, whose
+``custom_imports`` names this module.
+"""
+import os
+import os.path as osp
+import pickle
+
+import mmcv
+import numpy as np
+import torch
+from mmaction.datasets import RawframeDataset
+from mmaction.evaluation import top_k_accuracy
+from mmaction.registry import (DATA_SAMPLERS, DATASETS, HOOKS, METRICS,
+                               TRANSFORMS)
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import DefaultSampler
+from mmengine.evaluator import BaseMetric
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+
+from . import HostError
+
+
+@DATASETS.register_module()
+class V1RawFrames(RawframeDataset):
+    """Frame folders listed as ``path num_frames label``, one video a line.
+
+    As RawframeDataset, but a fault in the list names its line, labels are
+    checked against the number of classes, and the first frame of the first
+    video must exist: a wrong prefix or file name template shows at once.
+    Arguments are RawframeDataset's.
+
+    Raises:
+        HostError: for each of these faults.
+    """
+
+    def load_data_list(self):
+        if not osp.isfile(self.ann_file):
+            raise HostError(f'annotation file {self.ann_file} does not exist '
+                            f'(ann_file in the config)')
+        data_list = []
+        with open(self.ann_file) as lines:
+            for number, line in enumerate(lines, 1):
+                where = f'{self.ann_file}, line {number}'
+                try:
+                    path, num_frames, label = line.split()
+                    num_frames, label = int(num_frames), int(label)
+                except ValueError:
+                    raise HostError(
+                        f'{where}: {line.rstrip()!r} should be "path '
+                        f'num_frames label"') from None
+                if num_frames < 1:
+                    raise HostError(f'{where}: a video of {num_frames} frames')
+                if not 0 <= label < self.num_classes:
+                    raise HostError(
+                        f'{where}: label {label} is not one of the '
+                        f'{self.num_classes} classes (num_classes of the '
+                        f'head, labels count from 0)')
+                data_list.append(dict(
+                    frame_dir=osp.join(self.data_prefix['img'], path),
+                    total_frames=num_frames, label=label))
+        if not data_list:
+            raise HostError(f'{self.ann_file} lists no video')
+        first = osp.join(data_list[0]['frame_dir'],
+                         self.filename_tmpl.format(self.start_index))
+        if not osp.isfile(first):
+            raise HostError(
+                f'{first} does not exist: it should be the first frame of '
+                f'the first video in {self.ann_file} (img_prefix and '
+                f'image_tmpl in the config)')
+        return data_list
+
+
+@TRANSFORMS.register_module()
+class V1SampleFrames(BaseTransform):
+    """Frame numbers by the rules of mmaction v1's RawFramesDataset.
+
+    ``frame_inds`` becomes an int array (num_segments * new_length,), counted
+    from 1, the frames of a segment together. Segments are new_length frames,
+    every new_step-th. Where a video is too short, its last reachable frame
+    stands for those beyond.
+
+    Args:
+        num_segments (int): segments a video.
+        new_length (int): frames a segment.
+        new_step (int): distance of a segment's frames.
+        random_shift (bool): place each segment at random in its part of the
+            video; otherwise in the middle. Not used with test_mode.
+        temporal_jitter (bool): shift each frame by up to new_step - 1.
+        test_mode (bool): the rule of testing, which differs from the middle
+            rule where a video is hardly longer than a segment.
+    """
+
+    def __init__(self, num_segments, new_length, new_step, random_shift,
+                 temporal_jitter, test_mode):
+        self.num_segments = num_segments
+        self.new_length = new_length
+        self.new_step = new_step
+        self.random_shift = random_shift
+        self.temporal_jitter = temporal_jitter
+        self.test_mode = test_mode
+
+    def transform(self, results):
+        """Add frame_inds to results, which has total_frames."""
+        total = results['total_frames']
+        span = self.new_length * self.new_step
+        places = total - span + 1  # where a segment can begin
+        if not self.test_mode and self.random_shift:
+            starts = self._random_starts(total, span, places)
+        else:
+            least = 0 if self.test_mode else self.num_segments
+            starts = np.zeros(self.num_segments, int)
+            if places > least:
+                tick = places / self.num_segments
+                starts = (tick / 2 + tick * np.arange(
+                    self.num_segments)).astype(int)
+        jitter = np.zeros(self.new_length, int)
+        if self.temporal_jitter:
+            jitter = np.random.randint(self.new_step, size=self.new_length)
+        frames = []
+        for frame in starts + 1:
+            for shift in jitter:
+                frames.append(
+                    frame + shift if frame + shift <= total else frame)
+                if frame + self.new_step < total:
+                    frame += self.new_step
+        results['frame_inds'] = np.array(frames)
+        return results
+
+    def _random_starts(self, total, span, places):
+        part = places // self.num_segments
+        if part > 0:
+            return np.arange(self.num_segments) * part + np.random.randint(
+                part, size=self.num_segments)
+        if total > max(self.num_segments, span):
+            return np.sort(
+                np.random.randint(places, size=self.num_segments))
+        return np.zeros(self.num_segments, int)
+
+
+@TRANSFORMS.register_module()
+class V1FrameDecode(BaseTransform):
+    """Read the frames as BGR uint8 images, as mmaction v1 does.
+
+    Raises:
+        HostError: a frame is missing or unreadable, or has another size than
+            the others of its video; the text names the file.
+    """
+
+    def transform(self, results):
+        """Add imgs, original_shape and img_shape to results."""
+        images = {}
+        for number in np.unique(results['frame_inds']):
+            path = osp.join(results['frame_dir'],
+                            results['filename_tmpl'].format(number))
+            try:
+                with open(path, 'rb') as file:
+                    content = file.read()
+            except OSError as error:
+                raise HostError(
+                    f'cannot read frame {path}: {error.strerror}') from error
+            image = mmcv.imfrombytes(content) if content else None
+            if image is None:
+                raise HostError(f'frame {path} is no readable image')
+            shape = next(iter(images.values()), image).shape
+            if image.shape != shape:
+                raise HostError(
+                    f'frame {path} is {image.shape[1]} x {image.shape[0]}, '
+                    f'others of its video are {shape[1]} x {shape[0]}')
+            images[number] = image
+        results['imgs'] = [images[n] for n in results['frame_inds']]
+        results['original_shape'] = shape[:2]
+        results['img_shape'] = shape[:2]
+        return results
+
+
+@DATA_SAMPLERS.register_module()
+class FullBatchSampler(DefaultSampler):
+    """Shuffles, and fills the last batch of every process, as v1 does.
+
+    A short last batch would be normalized by statistics of fewer clips.
+
+    Args:
+        dataset (Sized): the data set.
+        batch_size (int): videos a process and batch.
+        seed (int | None): of the shuffling; the same in all processes.
+    """
+
+    def __init__(self, dataset, batch_size, seed=None):
+        super().__init__(dataset, shuffle=True, seed=seed)
+        batches = -(-len(dataset) // (batch_size * self.world_size))
+        self.num_samples = batches * batch_size
+        self.total_size = self.num_samples * self.world_size
+
+
+@METRICS.register_module()
+class V1Results(BaseMetric):
+    """Write mmaction v1's result pickle and print its accuracies.
+
+    The pickle is a list in annotation order, of one float32 array of raw
+    scores (1, num_classes) a video; it is written whole or not at all.
+
+    Args:
+        out (str): path of the pickle.
+        use_softmax (bool): average the scores' softmax for the accuracies;
+            the pickle keeps raw scores.
+    """
+    default_prefix = 'acc'
+
+    def __init__(self, out, use_softmax=False):
+        # 'gpu' collects by all_gather_object, on any device, and needs no
+        # folder that all machines share.
+        super().__init__(collect_device='gpu')
+        self.out = out
+        self.use_softmax = use_softmax
+
+    def process(self, data_batch, data_samples):
+        for sample in data_samples:
+            score = sample['pred_scores']['item'].float().cpu().numpy()
+            self.results.append(
+                (score[None], int(sample['gt_labels']['item'])))
+
+    def compute_metrics(self, results):
+        """On the first process: results of all, in annotation order."""
+        scores = [score for score, _ in results]
+        labels = np.array([label for _, label in results])
+        print(f'writing results to {self.out}')
+        write_whole(self.out, pickle.dumps(scores))
+        print(f'Averaging score over {scores[0].shape[0]} clips '
+              + ('with softmax' if self.use_softmax
+                 else 'without softmax (ie, raw)'))
+        if self.use_softmax:
+            scores = [torch.from_numpy(score).softmax(1).numpy()
+                      for score in scores]
+        scores = np.stack([score.mean(0) for score in scores])
+        top1, top5 = top_k_accuracy(scores, labels, (1, 5))
+        # Over the classes that occur: one that is only predicted has no
+        # accuracy (v1 gives nan for the mean then, mmaction2 counts it as 0).
+        hits = scores.argmax(1) == labels
+        mean_class = np.mean([hits[labels == c].mean()
+                              for c in np.unique(labels)])
+        accuracies = {'Mean Class Accuracy': mean_class,
+                      'Top-1 Accuracy': top1, 'Top-5 Accuracy': top5}
+        for name, value in accuracies.items():
+            print(f'{name} = {value * 100:.02f}', flush=True)
+        return dict(mean1=mean_class, top1=top1, top5=top5)
+
+
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Keep checkpoints to tensors and plain data.
+
+    mmengine pickles its log histories with their methods, and NumPy scalars,
+    which ``torch.load(..., weights_only=True)`` refuses. Histories are saved
+    as lists and restored on resuming.
+    """
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        hub = checkpoint['message_hub']
+        hub['log_scalars'] = {
+            name: [values.tolist() for values in history.data]
+            for name, history in hub['log_scalars'].items()}
+        hub['runtime_info'] = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in hub['runtime_info'].items()}
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+        for name, history in scalars.items():
+            if isinstance(history, list):
+                scalars[name] = HistoryBuffer(*history)
+
+
+def write_whole(path, content):
+    """Write bytes to a temporary name beside path, then rename.
+
+    Args:
+        path (str): the file.
+        content (bytes): all of it.
+
+    Raises:
+        OSError: what failed; path is as it was, and nothing is left beside.
+    """
+    temporary = f'{path}.{os.getpid()}.tmp'
+    try:
+        with open(temporary, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if osp.exists(temporary):
+            os.remove(temporary)
+        raise
+
+
+class WholeFileBackend(LocalBackend):
+    """Local files, each written whole: a kill leaves no half checkpoint."""
+
+    def put(self, obj, filepath):
+        os.makedirs(osp.dirname(filepath) or '.', exist_ok=True)
+        write_whole(str(filepath), obj)
+
+
+register_backend('whole_file', WholeFileBackend, force=True)

@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""Train a recognizer: mmaction v1's command line, on either host.
+
+The config is in mmaction v1's schema. It runs on mmaction2, or on mmaction v1
+itself where MMACTION_ROOT names a checkout (see hosts/__init__.py).
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# At the top: spawned data loader workers import this file again, and need
+# what importing the host sets up.
+from hosts import HostError, host  # noqa: E402
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description='Train a recognizer')
+    parser.add_argument('config', help='config file, in mmaction v1\'s schema')
+    parser.add_argument('--work_dir', help='folder for logs and checkpoints, '
+                        'instead of the config\'s')
+    parser.add_argument('--resume_from', help='checkpoint to go on from')
+    parser.add_argument('--validate', action='store_true',
+                        help='validate after every epoch')
+    parser.add_argument('--gpus', type=int, default=1,
+                        help='GPUs without a launcher')
+    parser.add_argument('--seed', type=int, help='random seed')
+    parser.add_argument('--launcher', default='none',
+                        choices=['none', 'pytorch', 'slurm', 'mpi'])
+    parser.add_argument('--cfg-options', nargs='+', action=host.DictAction,
+                        metavar='KEY=VALUE',
+                        help='set values of the config, such as '
+                        'data.videos_per_gpu=4')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
+                        help='set by old launchers, not used')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    try:
+        host.train(parse_args())
+    except HostError as error:
+        sys.exit(f'error: {error}')
