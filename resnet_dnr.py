@@ -417,7 +417,8 @@ class ResNet_DNR(nn.Module):
         bn_eval (bool): keep all normalizations in evaluation mode.
         bn_frozen (bool): with bn_eval, freeze their parameters too.
         partial_bn (bool): freeze the normalizations of the first
-            ``frozen_stages`` stages, in evaluation mode as well.
+            ``frozen_stages`` stages. As in mmaction v1, ``frozen_stages``
+            freezes these stages whole, so this adds nothing to it.
         with_cp (bool): gradient checkpointing: recompute each block in the
             backward pass. Running statistics are updated once.
         n_segment (int): T, frames a clip.
@@ -498,7 +499,6 @@ class ResNet_DNR(nn.Module):
         self.frozen_stages = frozen_stages
         self.bn_eval = bn_eval
         self.bn_frozen = bn_frozen
-        self.partial_bn = partial_bn
         self.n_segment = n_segment
         self.dnr = dnr
 
@@ -605,18 +605,15 @@ class ResNet_DNR(nn.Module):
         """Set the mode, and freeze what the arguments say; returns self."""
         super().train(mode)
         if self.bn_eval:
-            _freeze_norms(self, self.bn_frozen)
-        for i in range(1, self.frozen_stages + 1):
-            stage = getattr(self, f'layer{i}')
-            if self.partial_bn:
-                _freeze_norms(stage, True)
-            if mode:
-                stage.eval()
-                stage.requires_grad_(False)
+            for m in self.modules():
+                if isinstance(m, (_BatchNorm, DynamicNorm, RelayCell)):
+                    m.eval()
+                    if self.bn_frozen:
+                        m.requires_grad_(False)
         if mode and self.frozen_stages >= 0:
-            self.bn1.eval()
-            self.conv1.requires_grad_(False)
-            self.bn1.requires_grad_(False)
+            stages = self.res_layers[:self.frozen_stages]
+            for name in ['conv1', 'bn1', *stages]:
+                getattr(self, name).eval().requires_grad_(False)
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
@@ -747,21 +744,12 @@ def _check(condition, message):
         raise ValueError(message)
 
 
-def _freeze_norms(module, freeze_parameters):
-    """Put every normalization below in evaluation mode."""
-    for m in module.modules():
-        if isinstance(m, (_BatchNorm, DynamicNorm, RelayCell)):
-            m.eval()
-            if freeze_parameters:
-                m.requires_grad_(False)
-
-
 def _without_autocast(device_type):
     """Context in which autocast is off: statistics stay in full precision."""
-    available = getattr(torch.amp, 'is_autocast_available', None)
-    if available is not None and not available(device_type):
+    try:
+        return torch.autocast(device_type, enabled=False)
+    except RuntimeError:  # a device that has none
         return contextlib.nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 def _is_compiling():

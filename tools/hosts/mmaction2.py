@@ -459,6 +459,7 @@ def train(args):
     elif cfg.load_from and not osp.isfile(cfg.load_from):
         raise HostError(f'load_from={cfg.load_from} does not exist')
     _build_runner(cfg, args.launcher).train()
+    _leave_group()
 
 
 def test(args):
@@ -493,6 +494,7 @@ def test(args):
             f'{args.checkpoint} is not a checkpoint of the model in '
             f'{args.config}: {error}') from error
     runner.test()
+    _leave_group()
 
 
 def _load_checkpoint(path):
@@ -512,9 +514,10 @@ def _load_checkpoint(path):
 def _build_runner(cfg, launcher):
     """A Runner with its model, in this process of the launch."""
     # What a user can do nothing about: mmcv-lite has no compiled operators,
-    # which nothing here uses; mmengine passes what torch has renamed.
+    # which nothing here uses; mmengine calls what torch has since renamed.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeform')
     warnings.filterwarnings('ignore', '`broadcast_buffers` is deprecated')
+    warnings.filterwarnings('ignore', r'barrier\(\): using the device')
     from mmengine.runner import Runner
     from mmengine.utils import import_modules_from_strings
     import_modules_from_strings(**cfg.custom_imports)
@@ -542,6 +545,12 @@ def _build_runner(cfg, launcher):
     backbone_logger.handlers = runner.logger.handlers
     backbone_logger.setLevel(logging.INFO)
     return runner
+
+
+def _leave_group():
+    """Shut the process group down: NCCL warns of one left at exit."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _check_backbone(model):

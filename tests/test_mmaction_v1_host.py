@@ -1,0 +1,522 @@
+"""The mmaction v1 host: v1's own scripts on today's stack, on CPUs.
+
+The second half runs real processes on a real checkout of mmaction v1:
+
+    MMACTION_ROOT=/path/to/mmaction .venv-v1/bin/python -m pytest \
+        tests/test_mmaction_v1_host.py
+"""
+import collections
+import importlib.util
+import math
+import os
+import pickle
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+V1 = os.environ.get('MMACTION_ROOT')
+
+needs_v1 = pytest.mark.skipif(
+    not V1, reason='needs a checkout of mmaction v1 and its environment: '
+    'MMACTION_ROOT=/path/to/mmaction .venv-v1/bin/python -m pytest '
+    'tests/test_mmaction_v1_host.py')
+
+
+@pytest.fixture
+def fixes():
+    """v1_fixes alone; the package around it imports a host."""
+    path = ROOT / 'tools/hosts/v1_fixes.py'
+    spec = importlib.util.spec_from_file_location('v1_fixes', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """The parts of a v1 checkout that the fixes look at, importable."""
+    for folder in ('ops/nms', 'ops/roi_align', 'ops/roi_pool', 'models',
+                   'third_party/ActivityNet'):
+        (tmp_path / 'mmaction' / folder).mkdir(parents=True)
+    for package in ('.', 'ops', 'ops/nms', 'models'):
+        (tmp_path / 'mmaction' / package / '__init__.py').touch()
+    (tmp_path / 'mmaction/__init__.py').write_text(
+        'from .version import __version__, short_version\n')
+    (tmp_path / 'mmaction/ops/nms/wrapper.py').write_text(
+        'from . import nms_cuda, nms_cpu\n'
+        'from .soft_nms_cpu import soft_nms_cpu\n')
+    (tmp_path / 'mmaction/models/registry.py').touch()
+    (tmp_path / 'tools').mkdir()
+    (tmp_path / 'tools/train_recognizer.py').touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = dict(sys.modules)
+    for name in before:
+        if name.split('.')[0] == 'mmaction':
+            monkeypatch.delitem(sys.modules, name)
+    yield tmp_path
+    for name in set(sys.modules) - set(before):
+        del sys.modules[name]
+
+
+# ---- the fixes alone
+
+
+def test_every_fix_says_what_broke(fixes):
+    for fix in fixes.FIXES:
+        assert fix.__name__.startswith('fix_')
+        assert fix.__doc__.splitlines()[0].endswith('.')
+
+
+def test_sequence_and_numpy_names(fixes, monkeypatch):
+    monkeypatch.setattr(collections, 'Sequence', None, raising=False)
+    assert not fixes.fix_collections_sequence()
+    monkeypatch.delattr(collections, 'Sequence')
+    assert fixes.fix_collections_sequence()
+    assert isinstance([], collections.Sequence)
+
+    monkeypatch.setattr(np, 'Inf', 1.5, raising=False)
+    monkeypatch.setattr(np, 'int', int, raising=False)
+    assert not fixes.fix_numpy_names()
+    assert np.Inf == 1.5
+    monkeypatch.delattr(np, 'Inf')
+    assert fixes.fix_numpy_names()
+    assert np.Inf == np.inf
+    monkeypatch.undo()
+
+
+def test_an_old_stack_is_left_alone(fixes, monkeypatch):
+    monkeypatch.setattr(fixes, 'TORCH', (1, 5))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    for name in ('ddp_replicated_tensor', 'torch_warnings', 'copy_stream',
+                 'weights_only', 'cpu_process_group', 'cpu_current_device',
+                 'cpu_module_cuda', 'cpu_ddp', 'cpu_resume'):
+        assert not getattr(fixes, 'fix_' + name)(), name
+
+
+def test_a_missing_operator_says_which_and_why(fixes, checkout):
+    assert fixes.fix_version_file()
+    assert fixes.fix_compiled_operators()
+    wrapper = importlib.import_module('mmaction.ops.nms.wrapper')
+    with pytest.raises(RuntimeError, match=r'mmaction\.ops\.nms\.nms_cuda\.'
+                       r'nms is missing: .*THC.*PyTorch 1\.11.*detectors'):
+        wrapper.nms_cuda.nms(None, 0.5)
+    with pytest.raises(RuntimeError, match=r'soft_nms_cpu'):
+        wrapper.soft_nms_cpu(None)
+    resample = importlib.import_module('resample2d_cuda')
+    with pytest.raises(RuntimeError, match=r'resample2d_cuda\.forward'):
+        resample.forward()
+
+
+def test_a_compiled_operator_is_kept(fixes, checkout):
+    for name in ('nms_cuda', 'nms_cpu'):
+        (checkout / f'mmaction/ops/nms/{name}.py').write_text('built = 1\n')
+    (checkout / 'mmaction/version.py').write_text(
+        '__version__ = short_version = "mine"\n')
+    assert not fixes.fix_version_file()
+    assert fixes.fix_compiled_operators()
+    wrapper = importlib.import_module('mmaction.ops.nms.wrapper')
+    assert wrapper.nms_cuda.built and wrapper.nms_cpu.built
+
+
+def test_the_missing_submodule(fixes, checkout):
+    fixes.fix_version_file()
+    assert fixes.fix_activitynet()
+    from mmaction.third_party.ActivityNet.Evaluation.ava import (
+        object_detection_evaluation)
+    with pytest.raises(RuntimeError, match='ActivityNet submodule'):
+        object_detection_evaluation.PascalDetectionEvaluator([])
+
+
+def setup_script(tmp_path, *args, **env):
+    """Run tools/setup_mmaction_v1.sh in a copy of the repository."""
+    copy = tmp_path / 'copy'
+    shutil.copytree(ROOT / 'tools', copy / 'tools', dirs_exist_ok=True)
+    run = subprocess.run(
+        [str(copy / 'tools/setup_mmaction_v1.sh'), *map(str, args)],
+        env={**os.environ, **env}, text=True, capture_output=True,
+        timeout=120)
+    return run, sorted(path.name for path in copy.iterdir())
+
+
+def test_setup_where_the_clone_is_refused(tmp_path):
+    (tmp_path / 'git').write_text('#!/bin/sh\nmkdir "$3"; exit 1\n')
+    (tmp_path / 'git').chmod(0o755)
+    run, left = setup_script(
+        tmp_path, PATH=f'{tmp_path}:{os.environ["PATH"]}')
+    assert run.returncode == 1
+    assert 'could not clone https://github.com/open-mmlab' in run.stderr
+    assert left == ['tools']
+
+
+def test_setup_where_a_download_is_refused(tmp_path, checkout):
+    run, left = setup_script(
+        tmp_path, checkout, PYTHON=sys.executable,
+        PIP_CONFIG_FILE=os.devnull, PIP_RETRIES='0', PIP_FIND_LINKS='',
+        PIP_EXTRA_INDEX_URL='', PIP_INDEX_URL='http://127.0.0.1:9/')
+    assert run.returncode == 1
+    assert 'could not install tools/requirements-v1.txt' in run.stderr
+    assert left == ['tools']
+
+
+def test_setup_with_a_wrong_folder(tmp_path):
+    run, left = setup_script(tmp_path, tmp_path)
+    assert run.returncode == 1 and left == ['tools']
+    assert f'{tmp_path} is no checkout of mmaction v1' in run.stderr
+    run, left = setup_script(tmp_path, tmp_path / 'nowhere')
+    assert run.returncode == 1
+    assert f'there is no folder {tmp_path}/nowhere' in run.stderr
+
+
+# ---- v1's own scripts
+
+
+CONFIG = """
+model = dict(
+    type='TSN2D',
+    backbone=dict(
+        type='ResNet_DNR', depth=18, out_indices=(3, ), bn_eval=False),
+    spatial_temporal_module=dict(type='SimpleSpatialModule', spatial_size=1),
+    segmental_consensus=dict(type='SimpleConsensus', consensus_type='avg'),
+    cls_head=dict(
+        type='ClsHead', with_avg_pool=False, spatial_feature_size=1,
+        dropout_ratio=0.4, in_channels=512, num_classes=6))
+train_cfg = None
+test_cfg = None
+common = dict(
+    type='RawFramesDataset', num_segments=1, new_length=8, modality='RGB',
+    img_norm_cfg=dict(mean=[123.675, 116.28, 103.53],
+                      std=[58.395, 57.12, 57.375], to_rgb=True),
+    image_tmpl='image_{:05d}.jpg', img_scale=36, input_size=32, flip_ratio=0)
+data = dict(
+    videos_per_gpu=2,
+    workers_per_gpu=0,
+    train=dict(ann_file='train.txt', img_prefix='train', **common),
+    val=dict(ann_file='val.txt', img_prefix='val', random_shift=False,
+             **common),
+    test=dict(ann_file='val.txt', img_prefix='val', test_mode=True,
+              oversample=None, **common))
+optimizer = dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4)
+optimizer_config = dict(grad_clip=dict(max_norm=40, norm_type=2))
+lr_config = dict(policy='cosine')
+checkpoint_config = dict(interval=1)
+workflow = [('train', 1)]
+log_config = dict(interval=1, hooks=[dict(type='TextLoggerHook')])
+total_epochs = 3
+dist_params = dict(backend='nccl')
+log_level = 'INFO'
+work_dir = './work'
+load_from = None
+resume_from = None
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return str(s.getsockname()[1])
+
+
+def start(folder, name, processes, *args):
+    """Start a script of ours, through its shell script where it has one.
+
+    Args:
+        folder (Path): Where it runs.
+        name (str): 'train' or 'test'.
+        processes (int): 1 runs it without a launcher.
+        *args: Its arguments; the first is the config or config, checkpoint.
+
+    Returns:
+        subprocess.Popen: With its output in stdout.
+    """
+    args = list(map(str, args))
+    if processes == 1:
+        command = [sys.executable, ROOT / f'tools/{name}_recognizer.py']
+    else:
+        command = [ROOT / f'tools/dist_{name}_recognizer.sh']
+        args.insert(1 if name == 'train' else 2, str(processes))
+    path = os.path.dirname(sys.executable) + ':' + os.environ['PATH']
+    env = {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1',
+           'MMACTION_ROOT': os.path.abspath(V1), 'PORT': free_port(),
+           'CUDA_VISIBLE_DEVICES': ''}
+    return subprocess.Popen(
+        [*command, *args], cwd=folder, env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def run(folder, name, processes, *args, fails=False):
+    """Run a script of ours as `start` does. Returns its output."""
+    process = start(folder, name, processes, *args)
+    output = process.communicate(timeout=300)[0]
+    assert (process.returncode != 0) == fails, output
+    return output
+
+
+def inside(folder, code, fails=False, **env):
+    """Run Python code that has imported the v1 host. Returns its output."""
+    tools = f'{ROOT / "tools"}:{env.pop("PYTHONPATH", "")}'
+    done = subprocess.run(
+        [sys.executable, '-c', 'from hosts import host\n' + code],
+        cwd=folder, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout=120,
+        env={**os.environ, 'MMACTION_ROOT': os.path.abspath(V1),
+             'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': tools, **env})
+    assert (done.returncode != 0) == fails, done.stdout
+    return done.stdout
+
+
+def load(path):
+    with open(path, 'rb') as file:
+        return pickle.load(file)
+
+
+@pytest.fixture(scope='module')
+def work(tmp_path_factory):
+    """A folder with a config, random clips and lists of them."""
+    import cv2
+    folder = tmp_path_factory.mktemp('v1')
+    rng = np.random.default_rng(0)
+    (folder / 'config.py').write_text(CONFIG)
+    for split, count in (('train', 8), ('val', 5)):
+        with open(folder / f'{split}.txt', 'w') as lines:
+            for i in range(count):
+                clip = folder / split / f'clip{i}'
+                clip.mkdir(parents=True)
+                for t in range(1, 9 + i):
+                    frame = rng.integers(0, 256, (40 + i, 44, 3), np.uint8)
+                    cv2.imwrite(str(clip / f'image_{t:05d}.jpg'), frame)
+                lines.write(f'clip{i} {8 + i} {i % 4}\n')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def trained(work):
+    """The output of a training with validation in two processes."""
+    return run(work, 'train', 2, 'config.py', '--validate', '--seed', 0,
+               '--cfg-options', 'data.workers_per_gpu=1')
+
+
+def rates(output):
+    """The learning rate of each epoch's first iteration, from a log."""
+    return [float(lr) for lr in
+            re.findall(r'Epoch \[\d+\]\[1/\d+\]\s+lr: (\S+),', output)]
+
+
+@needs_v1
+def test_training_with_validation(work, trained):
+    assert (work / 'work/epoch_3.pth').is_file()
+    assert trained.count('top1 acc') == 3
+    assert 'Warning' not in trained, trained
+    assert 'ActivityNet' not in trained
+    state = torch.load(work / 'work/epoch_3.pth', weights_only=True)
+    assert 'workers_per_gpu=1' in state['meta']['config']
+    assert state['state_dict']['backbone.layer1.0.bn2.running_mean'].any()
+
+
+@needs_v1
+def test_cosine_is_cosine_annealing_to_zero(work, trained):
+    expected = [0.01 * (1 + math.cos(math.pi * i / 3)) for i in range(3)]
+    assert rates(trained) == pytest.approx(expected, rel=1e-3)
+    # In one process without a launcher, one video at a time.
+    output = run(work, 'train', 1, 'config.py', '--cfg-options',
+                 'lr_config.policy=CosineAnnealing', 'lr_config.min_lr=0',
+                 'data.videos_per_gpu=1', 'work_dir=annealing')
+    assert rates(output) == pytest.approx(expected, rel=1e-3)
+
+
+@needs_v1
+def test_resuming(work, trained):
+    output = run(work, 'train', 2, 'config.py', '--resume_from',
+                 'work/epoch_2.pth', '--work_dir', 'resumed')
+    assert 'Epoch [3][1/2]' in output and 'Epoch [2]' not in output
+    assert sorted(p.name for p in (work / 'resumed').glob('epoch*')) == [
+        'epoch_3.pth']
+
+
+@needs_v1
+def test_results_with_one_and_two_processes(work, trained):
+    one = run(work, 'test', 1, 'config.py', 'work/epoch_3.pth', '--out',
+              'one.pkl')
+    # Two tests at once, of names that v1 gives one temporary folder.
+    processes = {
+        epoch: start(work, 'test', 2, 'config.py', f'work/epoch_{epoch}.pth',
+                     '--out', f'./epoch{epoch}.pkl') for epoch in (1, 3)}
+    outputs = {epoch: process.communicate(timeout=300)[0]
+               for epoch, process in processes.items()}
+    for epoch, process in processes.items():
+        assert process.returncode == 0, outputs[epoch]
+    scores = load(work / 'one.pkl')
+    assert [(s.shape, s.dtype) for s in scores] == [((1, 6), np.float32)] * 5
+    np.testing.assert_array_equal(scores, load(work / 'epoch3.pkl'))
+    assert np.abs(np.subtract(scores, load(work / 'epoch1.pkl'))).max() > .01
+    for output in (one, outputs[3]):
+        assert re.findall(r'^(.*) Accuracy = \d', output, re.M) == [
+            'Mean Class', 'Top-1', 'Top-5']
+    assert not (work / 'tmp').exists()
+    assert not list(work.glob('.*.pkl'))
+
+
+@needs_v1
+def test_a_missing_frame_stops_every_process(work, tmp_path):
+    shutil.copytree(work / 'train', tmp_path / 'train')
+    shutil.copy(work / 'train.txt', tmp_path)
+    # Frames that every choice of 8 has.
+    for clip in (0, 1):
+        (tmp_path / f'train/clip{clip}/image_00005.jpg').unlink()
+    output = run(work, 'train', 2, 'config.py', '--cfg-options',
+                 f'data.train.ann_file={tmp_path}/train.txt',
+                 f'data.train.img_prefix={tmp_path}/train',
+                 'data.workers_per_gpu=1', f'work_dir={tmp_path}/work',
+                 fails=True)
+    assert re.search(rf'cannot read frame {tmp_path}/train/clip[01]/'
+                     r'image_00005.jpg: .*No such file', output), output
+
+
+@needs_v1
+def test_an_unreadable_frame_stops_every_process(work, trained, tmp_path):
+    shutil.copytree(work / 'val', tmp_path / 'val')
+    (tmp_path / 'val/clip1/image_00004.jpg').write_text('no image')
+    output = run(work, 'test', 2, 'config.py', 'work/epoch_3.pth', '--out',
+                 tmp_path / 'results.pkl', '--cfg-options',
+                 f'data.test.img_prefix={tmp_path}/val', fails=True)
+    assert (f'cannot read frame {tmp_path}/val/clip1/image_00004.jpg: '
+            'not an image') in output
+    assert not list(tmp_path.glob('*.pkl'))
+
+
+@needs_v1
+def test_a_malformed_annotation(work, tmp_path):
+    bad = tmp_path / 'bad.txt'
+    bad.write_text('clip0 8 0\nclip1 9 one\nclip2 10 2\n')
+    output = run(work, 'train', 1, 'config.py', '--cfg-options',
+                 f'data.train.ann_file={bad}', fails=True)
+    assert f"error: {bad}, line 2: 'clip1 9 one' should be" in output
+    output = inside(work, f"""
+from hosts import HostError
+from mmaction.datasets import RawFramesDataset
+for line in ('clip1 9', 'clip1  9 1', 'clip1 0 1', 'clip1 9 -1', ''):
+    with open({str(bad)!r}, 'w') as lines:
+        lines.write(f'clip0 8 0\\n{{line}}\\nclip2 10 2\\n')
+    try:
+        RawFramesDataset.load_annotations(None, {str(bad)!r})
+    except HostError as error:
+        print(f'line 2: {{line!r}} should be' in str(error))
+""")
+    assert output.split() == ['True'] * 5
+
+
+@needs_v1
+def test_too_few_videos(work):
+    output = inside(work, """
+import numpy
+from mmaction.datasets import DistributedGroupSampler
+host.guard_few_videos()
+class Videos(list):
+    flag = numpy.ones(3, 'uint8')
+print(len(list(DistributedGroupSampler(Videos('abc'), 3, 2, 0))))
+list(DistributedGroupSampler(Videos('abc'), 4, 2, 0))
+""", fails=True)
+    assert output.startswith('3\n')
+    assert 'HostError: 3 videos are too few for 8 places' in output
+
+
+@needs_v1
+def test_checkpoints_that_are_refused(work, trained, tmp_path):
+    state = torch.load(work / 'work/epoch_3.pth', weights_only=True)
+    lacking = dict(state, state_dict={
+        k: v for k, v in state['state_dict'].items() if 'fc_cls' not in k})
+    torch.save(lacking, tmp_path / 'lacking.pth')
+    torch.save({'state_dict': print}, tmp_path / 'code.pth')
+    for name, text, options in (
+            ('lacking.pth', 'no cls_head.fc_cls.weight, cls_head.fc_cls.bias',
+             ['model.cls_head.num_classes=6']),
+            ('code.pth', 'Unsupported global: GLOBAL print',
+             ['model.cls_head.num_classes=6']),
+            (work / 'work/epoch_3.pth', 'size mismatch for cls_head.fc_cls',
+             ['model.cls_head.num_classes=7'])):
+        output = run(work, 'test', 1, 'config.py', tmp_path / name, '--out',
+                     tmp_path / 'results.pkl', '--cfg-options', *options,
+                     fails=True)
+        assert f'{tmp_path / name}' in output and text in output, output
+        assert not (tmp_path / 'results.pkl').exists()
+
+
+@needs_v1
+def test_v1_imports_whole_and_missing_operators_raise(work):
+    output = inside(work, """
+import mmaction.models
+from mmaction.ops.nms import nms_wrapper
+print(sorted(mmaction.models.DETECTORS.module_dict))
+host.add_backbone()
+print(mmaction.models.BACKBONES.module_dict['ResNet_DNR'].__module__)
+import numpy
+nms_wrapper.nms(numpy.zeros((3, 5), 'float32'), 0.5, device_id=None)
+""", fails=True)
+    assert 'FasterRCNN' in output
+    assert re.search(r'^(mmaction\..*)?resnet_dnr$', output, re.M), output
+    assert 'mmaction.ops.nms.nms_cpu.nms is missing' in output
+
+
+@needs_v1
+@pytest.mark.parametrize('error', ['RuntimeError', 'ImportError'])
+def test_a_broken_torchvision(work, tmp_path, error):
+    (tmp_path / 'torchvision').mkdir()
+    (tmp_path / 'torchvision/part.py').touch()
+    (tmp_path / 'torchvision/__init__.py').write_text(
+        f'from . import part\nraise {error}("no torchvision::nms")\n')
+    output = inside(work, """
+import sys
+print([name for name in sys.modules if 'torchvision' in name])
+from mmcv.runner import load_checkpoint
+load_checkpoint(None, 'torchvision://resnet18')
+""", fails=True, PYTHONPATH=str(tmp_path))
+    assert output.startswith('[]')
+    assert 'torchvision.__version__ is missing' in output
+    assert f'{error}: no torchvision::nms' in output
+
+
+@needs_v1
+def test_checkpoints_are_read_without_running_them(work):
+    output = inside(work, """
+import numpy, torch
+from mmcv.runner.checkpoint import load_from_local
+for number in (numpy.float64(.1), numpy.arange(2), getattr):
+    torch.save(dict(meta=number), 'meta.pth')
+    print(load_from_local('meta.pth')['meta'])
+""", fails=True)
+    assert output.startswith('0.1\n[0 1]\n')
+    assert 'Unsupported global: GLOBAL getattr' in output
+
+
+@needs_v1
+def test_launchers(work):
+    output = run(work, 'train', 1, 'config.py', '--launcher', 'slurm',
+                 fails=True)
+    assert 'error: --launcher slurm: SLURM_PROCID is not set' in output
+    numbers = dict(RANK='3', SIZE='4', LOCAL_RANK='1')
+    output = inside(work, """
+import argparse, os
+host.set_launcher('mpi')
+print(*(os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')))
+host.train(argparse.Namespace(launcher='none', gpus=2))
+""", fails=True, MASTER_ADDR='here', **{
+        'OMPI_COMM_WORLD_' + name: value for name, value in numbers.items()})
+    assert output.startswith('3 4 1\n')
+    assert 'HostError: --gpus 2 needs a process a GPU' in output
+
+
+@needs_v1
+def test_a_folder_that_is_no_checkout(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools/train_recognizer.py', 'config.py'],
+        env={**os.environ, 'MMACTION_ROOT': str(tmp_path)}, text=True,
+        stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f'MMACTION_ROOT={tmp_path} is no checkout')

@@ -1,0 +1,361 @@
+"""Runs mmaction v1's own recognizer scripts, as they are, on today's stack.
+
+MMACTION_ROOT names the checkout of v1. Importing this module makes it
+importable and applies v1_fixes and two of the guards; a data loading worker,
+which imports the main script anew, gets the same. The guards, below, are for
+faults that v1 has on any stack.
+"""
+import contextlib
+import functools
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import torch.distributed as dist
+
+from . import HostError, v1_fixes
+
+REPO = os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__))))
+ROOT = os.path.abspath(os.environ['MMACTION_ROOT'])
+
+
+def import_mmcv():
+    """Import mmcv 1.x and put the checkout on sys.path. Returns mmcv."""
+    if not os.path.isfile(os.path.join(ROOT, 'tools/train_recognizer.py')):
+        sys.exit(f'MMACTION_ROOT={ROOT} is no checkout of mmaction v1: it '
+                 'has no tools/train_recognizer.py')
+    try:
+        mmcv = v1_fixes.import_quietly('mmcv')
+        version = mmcv.__version__
+    except ModuleNotFoundError:
+        version = 'none'
+    if not version.startswith(('0.', '1.')):
+        sys.exit(f'mmaction v1 needs mmcv 1.x, found {version}. '
+                 'tools/setup_mmaction_v1.sh makes an environment for it')
+    sys.path.insert(1, ROOT)
+    return mmcv
+
+
+mmcv = import_mmcv()
+DictAction = mmcv.DictAction
+APPLIED = v1_fixes.apply()
+
+
+def train(args):
+    """Train with v1's tools/train_recognizer.py.
+
+    Args:
+        args (argparse.Namespace): config, work_dir, resume_from, validate,
+            gpus, seed, launcher, cfg_options.
+    """
+    if args.launcher == 'none' and args.gpus > 1:
+        raise HostError(f'--gpus {args.gpus} needs a process a GPU: '
+                        f'tools/dist_train_recognizer.sh CONFIG {args.gpus}')
+    options = ['--validate'] if args.validate else []
+    for name in ('work_dir', 'resume_from', 'seed'):
+        if getattr(args, name) is not None:
+            options += ['--' + name, str(getattr(args, name))]
+    run_script('train_recognizer', args, options)
+
+
+def test(args):
+    """Test with v1's tools/test_recognizer.py.
+
+    Args:
+        args (argparse.Namespace): config, checkpoint, launcher, out,
+            use_softmax, fcn_testing, cfg_options.
+    """
+    # Now, not after hours of testing.
+    os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
+    options = [args.checkpoint, '--out', args.out]
+    options += ['--' + name for name in ('use_softmax', 'fcn_testing')
+                if getattr(args, name)]
+    run_script('test_recognizer', args, options)
+
+
+def run_script(name, args, options):
+    """Run the main() of one of v1's scripts with a command line of its own.
+
+    Args:
+        name (str): The script, without its end.
+        args (argparse.Namespace): config, launcher, cfg_options.
+        options (list[str]): What follows the config on the command line.
+    """
+    if not os.path.isfile(args.config):
+        raise HostError(f'config {args.config} does not exist')
+    set_launcher(args.launcher)
+    if os.environ['RANK'] == '0':
+        print(f'mmaction v1 in {ROOT}; mended for this stack: '
+              f'{", ".join(APPLIED) or "nothing"}', flush=True)
+    script = load_module('v1_' + name,
+                         os.path.join(ROOT, 'tools', name + '.py'))
+    add_backbone()
+    guard_one_video()
+    guard_few_videos()
+    guard_files()
+    script.load_checkpoint = load_filled_checkpoint
+    script.collect_results = gather_results
+    merge_options(args)
+    sys.argv = [script.__file__, args.config, *options,
+                '--launcher', 'pytorch']
+    main = script.main
+    with contextlib.suppress(ImportError):  # there since PyTorch 1.9
+        # A failure goes into torchrun's summary with its traceback.
+        from torch.distributed.elastic.multiprocessing.errors import record
+        main = record(main)
+    main()
+    dist.destroy_process_group()
+
+
+def load_module(name, path):
+    """Import the file at a path under a name. Returns the module."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def add_backbone():
+    """Register ResNet_DNR, unless it is installed in the checkout."""
+    from mmaction.models import BACKBONES
+    if 'ResNet_DNR' not in BACKBONES.module_dict:
+        load_module('resnet_dnr', os.path.join(REPO, 'resnet_dnr.py'))
+
+
+def merge_options(args):
+    """Have v1 read the config with --cfg-options, which it does not know."""
+    if not args.cfg_options:
+        return
+    cfg = mmcv.Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    # v1 puts the text into its checkpoints.
+    merged = mmcv.Config(cfg.to_dict(), cfg.pretty_text, args.config)
+    mmcv.Config.fromfile = staticmethod(lambda filename: merged)
+
+
+def set_launcher(launcher):
+    """Set the variables of PyTorch's own launcher, the only one v1 has.
+
+    Args:
+        launcher (str): 'none' for one process; 'pytorch', which has set them;
+            'slurm' or 'mpi' (Open MPI), which number their processes in
+            variables of their own.
+    """
+    env = os.environ
+    if launcher == 'none':
+        # Port 0: any free one, as nobody else has to find it.
+        env.update(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0',
+                   MASTER_ADDR='127.0.0.1', MASTER_PORT='0')
+        return
+    ours = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
+    theirs = {
+        'pytorch': ours,
+        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE',
+                'OMPI_COMM_WORLD_LOCAL_RANK'),
+    }[launcher]
+    for name in theirs:
+        if name not in env:
+            raise HostError(f'--launcher {launcher}: {name} is not set, so '
+                            'this was not started by it')
+    env.update((name, env[value]) for name, value in zip(ours, theirs))
+    if launcher == 'slurm' and 'MASTER_ADDR' not in env:
+        hosts = subprocess.run(
+            ['scontrol', 'show', 'hostnames', env['SLURM_JOB_NODELIST']],
+            check=True, stdout=subprocess.PIPE, universal_newlines=True)
+        env['MASTER_ADDR'] = hosts.stdout.split()[0]
+    if 'MASTER_ADDR' not in env:
+        raise HostError(f'--launcher {launcher}: set MASTER_ADDR to the name '
+                        'of the machine of rank 0')
+    env.setdefault('MASTER_PORT', '29500')
+
+
+# ---- faults of v1 itself
+
+
+def guard_frames():
+    """A frame that cannot be read stops the job without saying which."""
+    from mmaction.datasets import RawFramesDataset
+    load = RawFramesDataset._load_image
+
+    @functools.wraps(load)
+    def load_image(self, directory, image_tmpl, modality, idx):
+        try:
+            images = load(self, directory, image_tmpl, modality, idx)
+            reason = 'not an image'
+        except Exception as error:
+            images, reason = [None], error
+        if any(image is None for image in images):
+            index = ('x', idx) if modality == 'Flow' else (idx,)
+            path = os.path.join(directory, image_tmpl.format(*index))
+            raise HostError(f'cannot read frame {path}: {reason}')
+        return images
+
+    RawFramesDataset._load_image = load_image
+
+
+def guard_annotations():
+    """A malformed line of an annotation file fails later, without a name."""
+    from mmaction.datasets import RawFramesDataset
+    load = RawFramesDataset.load_annotations
+
+    @functools.wraps(load)
+    def load_annotations(self, ann_file):
+        records = load(self, ann_file)
+        for number, record in enumerate(records, 1):
+            try:
+                good = record.path and record.num_frames > 0 <= record.label
+            except (IndexError, ValueError):
+                good = False
+            if not good:
+                line = ' '.join(record._data)
+                raise HostError(
+                    f'{ann_file}, line {number}: {line!r} should be "path '
+                    'num_frames label", with one space between')
+        return records
+
+    RawFramesDataset.load_annotations = load_annotations
+
+
+def guard_one_video():
+    """v1 squeezes the labels of a batch of one video to a bare number."""
+    from mmaction.models.tenons.cls_heads import ClsHead
+    loss = ClsHead.loss
+
+    @functools.wraps(loss)
+    def loss_of_batch(self, cls_score, labels):
+        return loss(self, cls_score, labels.reshape(-1))
+
+    ClsHead.loss = loss_of_batch
+
+
+def guard_few_videos():
+    """v1's samplers repeat the videos once at most, then fail an assertion."""
+    from mmaction.datasets.loader import sampler
+
+    def checked(iterate):
+        @functools.wraps(iterate)
+        def __iter__(self):
+            if self.total_size > 2 * len(self.dataset):
+                raise HostError(
+                    f'{len(self.dataset)} videos are too few for '
+                    f'{self.total_size} places, videos a GPU times processes: '
+                    'lower data.videos_per_gpu or the number of processes')
+            return iterate(self)
+        return __iter__
+
+    for cls in (sampler.DistributedGroupSampler, sampler.DistributedSampler):
+        cls.__iter__ = checked(cls.__iter__)
+
+
+def guard_files():
+    """Results and checkpoints cut short are files like any other."""
+    from mmcv.runner import epoch_based_runner
+    mmcv.dump = whole(mmcv.dump)
+    epoch_based_runner.save_checkpoint = whole(
+        epoch_based_runner.save_checkpoint)
+
+
+def whole(write):
+    """A function that writes to another name first, then renames.
+
+    Args:
+        write (callable): write(obj, file, ...), where file may be a path.
+
+    Returns:
+        callable: The same for other files than paths.
+    """
+    @functools.wraps(write)
+    def write_whole(obj, file=None, *args, **kwargs):
+        if not isinstance(file, str):
+            return write(obj, file, *args, **kwargs)
+        folder, name = os.path.split(file)
+        part = os.path.join(folder, f'.{os.getpid()}.{name}')
+        try:
+            result = write(obj, part, *args, **kwargs)
+            os.replace(part, file)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(part)
+        return result
+    return write_whole
+
+
+def load_filled_checkpoint(model, filename, map_location=None):
+    """Load a checkpoint that fills the model, in place of mmcv's loader.
+
+    mmcv's is not strict: after a printed line, the checkpoint of another
+    network is tested with random weights.
+
+    Args:
+        model (nn.Module): Loaded in place.
+        filename (str): Path or URL of the checkpoint.
+        map_location (str): As for torch.load.
+
+    Returns:
+        dict: The checkpoint.
+
+    Raises:
+        HostError: It cannot be read, leaves a parameter or a running
+            statistic of the model unset, has one of another shape, or one
+            that the model has not.
+    """
+    from mmcv.runner import checkpoint as loader
+    try:
+        checkpoint = loader._load_checkpoint(filename, map_location)
+        state = checkpoint.get('state_dict', checkpoint)
+        state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
+    except Exception as error:
+        # PyTorch's text is long and tells how to load it unsafely.
+        reason = str(error).split('WeightsUnpickler error: ')[-1]
+        reason = reason.split('\n')[0]
+        raise HostError(f'checkpoint {filename} cannot be read: '
+                        f'{type(error).__name__}: {reason}') from error
+    refused = f'{filename} is no checkpoint of this model'
+    try:
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # a line for each shape that differs
+        lines = str(error).splitlines()
+        raise HostError(f'{refused}: {shorten(lines)}') from error
+    missing = [k for k in missing if not k.endswith('num_batches_tracked')]
+    if missing:
+        raise HostError(f'{refused}, parts of which would stay random. It '
+                        f'has no {shorten(missing)}')
+    if unknown:  # such as a deeper network
+        raise HostError(f'{refused}, which has no {shorten(unknown)}')
+    return checkpoint
+
+
+def shorten(items, count=5):
+    """The first few items of a list, and how many more there are."""
+    more = len(items) - count
+    return ', '.join(item.strip('\t.: ') for item in items[:count]) + (
+        f' and {more} more' if more > 0 else '')
+
+
+def gather_results(part, size, tmpdir=None):
+    """Bring the results together, in place of v1's collect_results.
+
+    v1's goes through files in ./tmp/NAME, where two tests of one NAME
+    overwrite each other.
+
+    Args:
+        part (list): Results of this rank: every world_size-th video.
+        size (int): Number of videos; the sampler repeats some at the end.
+        tmpdir (str): Not used.
+
+    Returns:
+        list | None: All results in annotation order; None except on rank 0.
+    """
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    if dist.get_rank() != 0:
+        return None
+    return [result for row in zip(*parts) for result in row][:size]
+
+
+guard_frames()
+guard_annotations()
