@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import V1_CHECKOUT
 from resnet_dnr import ResNet_DNR
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
-CHECKOUT = os.environ.get('MMACTION_ROOT')
 V1_PYTHON = ROOT / '.venv-v1' / 'bin' / 'python'
 pytestmark = pytest.mark.skipif(
-    not (CHECKOUT and V1_PYTHON.exists()),
+    not (V1_CHECKOUT and V1_PYTHON.exists()),
     reason='needs a checkout of mmaction v1 and its environment: '
     'tools/setup_mmaction_v1.sh CHECKOUT, then MMACTION_ROOT=CHECKOUT '
     './tools/run_tests.sh tests/test_host_agreement.py')
@@ -38,9 +38,9 @@ SMALL = ['model.backbone.depth=18', 'model.cls_head.in_channels=512',
 
 def run(host, folder, *command):
     env = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='2')
-    python = V1_PYTHON if host == 'v1' else sys.executable
-    if host != 'v1':
-        del env['MMACTION_ROOT']
+    python = sys.executable
+    if host == 'v1':
+        python, env['MMACTION_ROOT'] = V1_PYTHON, V1_CHECKOUT
     result = subprocess.run(
         [python, *map(str, command)], cwd=folder, env=env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

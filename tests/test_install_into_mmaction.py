@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import V1_CHECKOUT
+
 REPO = Path(__file__).resolve().parent.parent
 BACKBONES = 'mmaction/models/tenons/backbones/'
 INIT = BACKBONES + '__init__.py'
@@ -444,7 +446,7 @@ def test_a_failure_in_the_middle_is_rolled_back(
     script(*options)
 
 
-@pytest.mark.skipif(not os.environ.get('MMACTION_ROOT'), reason=(
+@pytest.mark.skipif(not V1_CHECKOUT, reason=(
     'needs a checkout of mmaction v1: MMACTION_ROOT=/path/to/mmaction '
     './tools/run_tests.sh tests/test_install_into_mmaction.py'))
 def test_git_status_of_a_real_checkout(tmp_path):
@@ -459,7 +461,7 @@ def test_git_status_of_a_real_checkout(tmp_path):
         out = git('status', '--porcelain', '-uall', '--ignored')
         return set(out.splitlines()) - ignored
 
-    shutil.copytree(os.environ['MMACTION_ROOT'], root, symlinks=True,
+    shutil.copytree(V1_CHECKOUT, root, symlinks=True,
                     ignore=shutil.ignore_patterns('.git', '__pycache__',
                                                   'data', 'work_dirs'))
     script = REPO / 'tools/install_into_mmaction.py'

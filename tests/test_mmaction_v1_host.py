@@ -6,6 +6,7 @@ The second half runs real processes on a real checkout of mmaction v1:
         tests/test_mmaction_v1_host.py
 """
 import collections
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -21,11 +22,21 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import V1_CHECKOUT
+
 ROOT = Path(__file__).resolve().parents[1]
-V1 = os.environ.get('MMACTION_ROOT')
+
+
+def mmcv_version():
+    try:
+        return importlib.metadata.version('mmcv')
+    except importlib.metadata.PackageNotFoundError:
+        return 'none'
+
 
 needs_v1 = pytest.mark.skipif(
-    not V1, reason='needs a checkout of mmaction v1 and its environment: '
+    not (V1_CHECKOUT and mmcv_version().startswith('1.')),
+    reason='needs a checkout of mmaction v1 and its environment: '
     'MMACTION_ROOT=/path/to/mmaction .venv-v1/bin/python -m pytest '
     'tests/test_mmaction_v1_host.py')
 
@@ -244,7 +255,7 @@ def start(folder, name, processes, *args):
         args.insert(1 if name == 'train' else 2, str(processes))
     path = os.path.dirname(sys.executable) + ':' + os.environ['PATH']
     env = {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1',
-           'MMACTION_ROOT': os.path.abspath(V1), 'PORT': free_port(),
+           'MMACTION_ROOT': os.path.abspath(V1_CHECKOUT), 'PORT': free_port(),
            'CUDA_VISIBLE_DEVICES': ''}
     return subprocess.Popen(
         [*command, *args], cwd=folder, env=env, text=True,
@@ -266,7 +277,7 @@ def inside(folder, code, fails=False, **env):
         [sys.executable, '-c', 'from hosts import host\n' + code],
         cwd=folder, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, timeout=120,
-        env={**os.environ, 'MMACTION_ROOT': os.path.abspath(V1),
+        env={**os.environ, 'MMACTION_ROOT': os.path.abspath(V1_CHECKOUT),
              'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': tools, **env})
     assert (done.returncode != 0) == fails, done.stdout
     return done.stdout
@@ -433,9 +444,14 @@ def test_checkpoints_that_are_refused(work, trained, tmp_path):
     lacking = dict(state, state_dict={
         k: v for k, v in state['state_dict'].items() if 'fc_cls' not in k})
     torch.save(lacking, tmp_path / 'lacking.pth')
+    deeper = dict(state['state_dict'])
+    deeper['backbone.layer4.2.conv1.weight'] = torch.zeros(1)
+    torch.save(dict(state_dict=deeper), tmp_path / 'deeper.pth')
     torch.save({'state_dict': print}, tmp_path / 'code.pth')
     for name, text, options in (
             ('lacking.pth', 'no cls_head.fc_cls.weight, cls_head.fc_cls.bias',
+             ['model.cls_head.num_classes=6']),
+            ('deeper.pth', 'which has no backbone.layer4.2.conv1.weight',
              ['model.cls_head.num_classes=6']),
             ('code.pth', 'Unsupported global: GLOBAL print',
              ['model.cls_head.num_classes=6']),
