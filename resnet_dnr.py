@@ -160,7 +160,8 @@ class DynamicNorm(nn.Module):
         t = self.n_segment // self.num_groups
         # (N * T, C, H, W) -> (N, G, t, C, H, W): the T frames of a clip are
         # contiguous, and so are the t frames of a group.
-        groups = x.reshape(-1, self.num_groups, t, channels, height, width)
+        groups = x.reshape(images // self.n_segment, self.num_groups, t,
+                           channels, height, width)
         if x.dtype in (torch.float16, torch.bfloat16):
             groups = groups.float()
         pooled = groups.mean(dim=(2, 4, 5))  # (N, G, C)
@@ -250,6 +251,9 @@ class CrossLayerNorm(DynamicNorm):
 
     def __init__(self, channels, n_segment):
         super().__init__(channels, n_segment, 1, 'shared')
+
+    def extra_repr(self):
+        return f'{self.channels}, n_segment={self.n_segment}'
 
     def forward(self, x, relay, state):
         """x (N * T, C, H, W) to the output of the same shape, and the state.
@@ -471,9 +475,9 @@ class ResNet_DNR(nn.Module):
         _check(len(strides) == num_stages and len(dilations) == num_stages,
                f'strides {strides} and dilations {dilations} must have one '
                f'entry for each of the {num_stages} stages')
-        _check(len(out_indices) > 0
+        _check(isinstance(out_indices, (tuple, list)) and len(out_indices) > 0
                and all(0 <= i < num_stages for i in out_indices),
-               f'out_indices {tuple(out_indices)} must name stages from 0 to '
+               f'out_indices {out_indices} must name stages from 0 to '
                f'{num_stages - 1} (num_stages={num_stages})')
         _check(style in ('pytorch', 'caffe'),
                f"style must be 'pytorch' or 'caffe', got {style!r}")
@@ -485,7 +489,8 @@ class ResNet_DNR(nn.Module):
         _check(running_stats in RUNNING_STATS,
                f'running_stats must be one of {RUNNING_STATS}, got '
                f'{running_stats!r}')
-        _check(n_segment >= 1 and num_groups >= 1
+        _check(isinstance(n_segment, int) and isinstance(num_groups, int)
+               and n_segment >= 1 and num_groups >= 1
                and n_segment % num_groups == 0,
                f'num_groups={num_groups} must divide n_segment={n_segment}: '
                f'the frames of a clip are split into groups of equal length')
@@ -734,9 +739,11 @@ def _read_state_dict(source):
     except Exception as error:  # anything, for a file of another kind
         raise ValueError(f'{path} cannot be read as a checkpoint: '
                          f'{error!r}') from error
+    if isinstance(checkpoint, dict):
+        checkpoint = checkpoint.get('state_dict', checkpoint)
     _check(isinstance(checkpoint, dict),
            f'{path} holds a {type(checkpoint).__name__}, not a state dict')
-    return checkpoint.get('state_dict', checkpoint)
+    return checkpoint
 
 
 def _check(condition, message):
@@ -790,6 +797,8 @@ def _register():
         except ModuleNotFoundError as error:
             if error.name != 'mmaction':
                 raise
+            return
+        if mmaction.__file__ is None:  # a folder of that name, no package
             return
         try:
             from mmaction import registry

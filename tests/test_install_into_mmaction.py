@@ -286,7 +286,7 @@ def test_upgrade(script, ours, checkout):
 def test_edited_copies_are_kept(script, ours, checkout):
     script()
     (ours / 'resnet_dnr.py').write_text('newer = True\n')
-    edit(checkout / CONFIG, b'model', b'module')
+    edit(checkout / CONFIG, b'depth=50', b'depth=34')
     before = snapshot(checkout)
     for option in ([], ['--uninstall']):
         out = script(*option, code=1)

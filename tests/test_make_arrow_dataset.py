@@ -165,7 +165,9 @@ def start_and_wait_for_frames(out):
     run = subprocess.Popen(
         [sys.executable, str(SCRIPT), str(out), '--size', '64'], text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True)
+        start_new_session=True,
+        # A shell's background job, as tests may be, ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     partial = out.with_name(out.name + '.partial')
     until = time.time() + 60
     while not any(partial.rglob('*.jpg')):

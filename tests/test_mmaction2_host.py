@@ -103,7 +103,8 @@ def test_learning_rates(policy, warmup, tmp_path):
 
     runner = Runner(
         Toy(), work_dir=str(tmp_path), train_cfg=cfg.train_cfg,
-        train_dataloader=torch.utils.data.DataLoader(range(5)), optim_wrapper=cfg.optim_wrapper,
+        train_dataloader=torch.utils.data.DataLoader(range(5)),
+        optim_wrapper=cfg.optim_wrapper,
         param_scheduler=cfg.param_scheduler,
         default_hooks=dict(logger=None, checkpoint=None, sampler_seed=None),
         default_scope='mmaction', log_level='ERROR',
@@ -215,7 +216,9 @@ def test_training_images(tmp_path):
     ({'model.type': 'TSN3D'}, "model.type='TSN3D' cannot be honoured"),
     ({'model.backbone.type': 'ResNet'}, 'model.backbone.type'),
     ({'model.modality': 'Flow'}, 'model.modality'),
-    ({'model.neck': 1}, 'model.neck=1 is unknown'),
+    ({'model.neck': 1, 'model.a': 2},
+     'model.neck=1, model.a=2 is unknown'),
+    ({'model.backbone.out_indices': (0, 3)}, 'should name the one stage'),
     ({'model.cls_head.with_avg_pool': True}, 'model.cls_head.with_avg_pool'),
     ({'model.backbone.n_segment': 4},
      'n_segment=4 is not the clip of data.train: new_length=8'),

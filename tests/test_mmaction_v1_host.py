@@ -274,7 +274,8 @@ def inside(folder, code, fails=False, **env):
     """Run Python code that has imported the v1 host. Returns its output."""
     tools = f'{ROOT / "tools"}:{env.pop("PYTHONPATH", "")}'
     done = subprocess.run(
-        [sys.executable, '-c', 'from hosts import host\n' + code],
+        [sys.executable, '-c', 'from hosts import choose_host\n'
+         'host = choose_host()\n' + code],
         cwd=folder, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, timeout=120,
         env={**os.environ, 'MMACTION_ROOT': os.path.abspath(V1_CHECKOUT),

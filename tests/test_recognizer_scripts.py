@@ -111,22 +111,40 @@ def test_one_process_without_launcher(data, results):
     assert np.array_equal(np.concatenate(reverse[::-1]), np.concatenate(one))
 
 
+def read_or_empty(path):
+    try:
+        return path.read_bytes()
+    except OSError:  # of a process that has ended
+        return b''
+
+
 def test_killed_and_resumed(trained, tmp_path):
     data, _ = trained
     process = subprocess.Popen(
         [*TRAIN, '2', '--work_dir', str(tmp_path), '--cfg-options',
-         'total_epochs=500'], cwd=data, env=ENV, start_new_session=True,
+         'total_epochs=50'], cwd=data, env=ENV,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     first = tmp_path / 'epoch_1.pth'
     deadline = time.time() + 200
     while not first.exists() and time.time() < deadline:
         time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
+    # The launcher and its workers, which it puts in sessions of their own.
+    for cmdline in Path('/proc').glob('[0-9]*/cmdline'):
+        if str(tmp_path).encode() in read_or_empty(cmdline):
+            os.kill(int(cmdline.parent.name), signal.SIGKILL)
     process.wait()
     output = run(*TRAIN, 2, '--work_dir', tmp_path, '--resume_from', first,
                  '--cfg-options', 'total_epochs=2', 'log_config.interval=1',
                  cwd=data)
     assert 'resumed epoch: 1' in output
+    # Nothing more to do, and another network.
+    for options, message in (
+            ('total_epochs=1', 'has 1 of total_epochs=1 behind it'),
+            ('model.backbone.num_groups=2', 'size mismatch for backbone.')):
+        assert message in run(
+            sys.executable, ROOT / 'tools/train_recognizer.py', CONFIG,
+            '--work_dir', tmp_path, '--resume_from', first, '--cfg-options',
+            options, cwd=data, code=1)
     assert 'Epoch(train) [1]' not in re.sub(' +', ' ', output)
     assert (tmp_path / 'epoch_2.pth').exists()
 
@@ -141,7 +159,9 @@ def test_missing_frame_stops_all(trained, tmp_path):
     output = run(*TRAIN, 2, '--work_dir', tmp_path / 'work', '--cfg-options',
                  f'data.train.img_prefix={broken}', cwd=data, code=1,
                  timeout=120)
-    assert f'cannot read frame {victim}' in output
+    assert f'error: cannot read frame {victim}' in output
+    # Once more in torchrun's summary, at the end.
+    assert f'cannot read frame {victim}' in output[output.rindex('FAILED'):]
 
 
 def test_checkpoint_of_another_network(data, results, tmp_path):
@@ -151,9 +171,8 @@ def test_checkpoint_of_another_network(data, results, tmp_path):
     output = run(sys.executable, ROOT / 'tools/test_recognizer.py', CONFIG,
                  tmp_path / 'less.pth', '--out', tmp_path / 'no.pkl',
                  cwd=data, code=1)
-    assert ('Missing key(s) in state_dict: '
-            '"backbone.layer4.1.bn2.relay.hidden_map.0.bias"') in output
-    assert f'{tmp_path}/less.pth is not a checkpoint of the model' in output
+    assert f'{tmp_path}/less.pth is no checkpoint of this model' in output
+    assert 'has no backbone.layer4.1.bn2.relay.hidden_map.0.bias' in output
     assert not (tmp_path / 'no.pkl').exists()
 
 
@@ -167,6 +186,10 @@ class Opens:
 def faults(tmp_path):
     torch.save(dict(state_dict={}, x=Opens()), tmp_path / 'code.pth')
     (tmp_path / 'text.pth').write_text('no checkpoint')
+    (tmp_path / 'empty.pth').write_text('')
+    torch.save([1], tmp_path / 'list.pth')
+    torch.save(dict(state_dict=[1]), tmp_path / 'inner.pth')
+    (tmp_path / 'folder.pkl').mkdir()
     torch.save(dict(state_dict={}), tmp_path / 'weights.pth')
     (tmp_path / 'file').write_text('')
     return [
@@ -174,14 +197,28 @@ def faults(tmp_path):
         ('test', '{c} no.pth', 'checkpoint no.pth does not exist'),
         ('test', '{c} {t}/code.pth', 'cannot be loaded as a checkpoint'),
         ('test', '{c} {t}/text.pth', 'cannot be loaded as a checkpoint'),
+        ('test', '{c} {t}/empty.pth', 'cannot be loaded as a checkpoint'),
+        ('test', '{c} {t}/list.pth', 'it holds a list'),
+        ('test', '{c} {t}/inner.pth', 'its state_dict is a list'),
+        ('test', '{c} {t}', 'is a folder'),
+        ('test', '{c} {t}/weights.pth --out {t}/folder.pkl', 'it is a folder'),
         ('test', '{c} {t}/weights.pth --out a.txt', 'should end in .pkl'),
         ('test', '{c} {t}/weights.pth --fcn_testing', '--fcn_testing is for'),
         ('test', '{c} {t}/weights.pth --out {t}/file/a.pkl',
          'cannot write --out'),
         ('train', '{c} --resume_from {t}/weights.pth', "has no 'optimizer'"),
         ('train', '{c} --gpus 2', 'dist_train_recognizer.sh'),
+        ('train', '{c} --cfg-options total_epoch=3', 'has no total_epoch'),
+        ('train', '{c} --cfg-options total_epochs=0', 'total_epochs'),
+        ('train', '{c} --cfg-options optimizer.type=SDG', "type='SDG'"),
+        ('train', '{c} --cfg-options load_from={t}/text.pth',
+         'cannot be loaded as a checkpoint'),
+        ('train', '{c} --cfg-options model.backbone.pretrained=no.pth',
+         'pretrained=no.pth is neither'),
+        ('train', '{c} --cfg-options model.backbone.out_indices=(2,3)',
+         'should name the one stage'),
         ('train', '{c} --cfg-options load_from=no.pth',
-         'load_from=no.pth does not exist'),
+         'checkpoint no.pth does not exist'),
         ('train', '{c} --cfg-options data.train.ann_file=no.txt',
          'annotation file no.txt does not exist'),
         ('train', '{c} --cfg-options model.cls_head.in_channels=2048',

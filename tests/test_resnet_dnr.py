@@ -590,3 +590,11 @@ def test_a_single_value_has_no_variance():
                        r'group in training, got input \(4, 512, 1, 1\)'):
         model(images(4))
     model.eval()(images(4))
+
+
+def test_no_clips():
+    """An empty batch passes in evaluation; training has no statistics."""
+    model = build()
+    assert model.eval()(images(0)).shape == (0, 512, 1, 1)
+    with pytest.raises(ValueError, match='more than one value a channel'):
+        model.train()(images(0))

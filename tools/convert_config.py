@@ -5,6 +5,7 @@ The result runs with mmaction2's own tools, with this repository and its
 tools folder on PYTHONPATH; its first lines say how.
 """
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -14,12 +15,13 @@ sys.path.insert(0, str(ROOT))
 from hosts import HostError, mmaction2  # noqa: E402
 from hosts.mmaction2_components import write_whole  # noqa: E402
 
-HEADER = '''\
-# {source}, in mmaction v1's schema, as a native mmaction2 config.
-# Run from anywhere with mmaction2's own tools:
-#   export PYTHONPATH={root}:{root}/tools
-#   python MMACTION2/tools/train.py {out}
-#   python MMACTION2/tools/test.py {out} CHECKPOINT
+MARK = "in mmaction v1's schema, as a native mmaction2 config"
+HEADER = f'''\
+# {{source}}, {MARK}.
+# Run with mmaction2's own tools; data paths are relative to where you are:
+#   export PYTHONPATH={{root}}:{{root}}/tools
+#   python MMACTION2/tools/train.py {{out}}
+#   python MMACTION2/tools/test.py {{out}} CHECKPOINT
 '''
 
 
@@ -34,11 +36,15 @@ def main():
     try:
         if not args.out.endswith('.py'):
             raise HostError(f'{args.out} should end in .py')
+        if os.path.exists(args.out) and MARK not in open(args.out).readline():
+            raise HostError(f'{args.out} exists and was not written by this '
+                            f'script')
         cfg = mmaction2.translate(
             mmaction2.load_config(args.config, args.cfg_options),
             validate=True)
         header = HEADER.format(
-            source=Path(args.config).name, root=ROOT, out=args.out)
+            source=Path(args.config).name, root=ROOT,
+            out=os.path.abspath(args.out))
         write_whole(args.out, (header + cfg.pretty_text).encode())
     except (HostError, OSError) as error:
         sys.exit(f'error: {error}')

@@ -12,7 +12,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # At the top, as in train_recognizer.py.
-from hosts import HostError, host  # noqa: E402
+from hosts import choose_host, run  # noqa: E402
+
+host = choose_host()
 
 
 def parse_args():
@@ -36,7 +38,4 @@ def parse_args():
 
 
 if __name__ == '__main__':
-    try:
-        host.test(parse_args())
-    except HostError as error:
-        sys.exit(f'error: {error}')
+    run(host.test, parse_args())

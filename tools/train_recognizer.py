@@ -2,7 +2,7 @@
 """Train a recognizer: mmaction v1's command line, on either host.
 
 The config is in mmaction v1's schema. It runs on mmaction2, or on mmaction v1
-itself where MMACTION_ROOT names a checkout (see hosts/__init__.py).
+itself where MMACTION_ROOT names a checkout.
 """
 import argparse
 import sys
@@ -12,7 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # At the top: spawned data loader workers import this file again, and need
 # what importing the host sets up.
-from hosts import HostError, host  # noqa: E402
+from hosts import choose_host, run  # noqa: E402
+
+host = choose_host()
 
 
 def parse_args():
@@ -38,7 +40,4 @@ def parse_args():
 
 
 if __name__ == '__main__':
-    try:
-        host.train(parse_args())
-    except HostError as error:
-        sys.exit(f'error: {error}')
+    run(host.train, parse_args())

@@ -1,24 +1,48 @@
 """The two hosts that train and test a recognizer, behind one interface.
 
-``host`` is mmaction v1 where the environment variable MMACTION_ROOT names a
-checkout of it, and mmaction2 otherwise. Each host module has:
+Each host module, mmaction2 and mmaction_v1, has:
 
     train(args)  run training by the arguments of tools/train_recognizer.py
     test(args)   run testing by the arguments of tools/test_recognizer.py
     DictAction   argparse action for --cfg-options
 
-Both raise HostError for what a user can mend.
+Both raise HostError for what a user can mend; checks.py has what they share.
 """
 import os
+import sys
 
 
 class HostError(Exception):
     """A fault in config, data, checkpoint or arguments; the text says all."""
 
 
-if os.environ.get('MMACTION_ROOT'):
-    from . import mmaction_v1 as host
-else:
-    from . import mmaction2 as host
+def choose_host():
+    """The module of mmaction v1 where MMACTION_ROOT names a checkout of it.
 
-__all__ = ['HostError', 'host']
+    Returns:
+        module: ``mmaction_v1`` then, ``mmaction2`` otherwise.
+    """
+    if os.environ.get('MMACTION_ROOT'):
+        from . import mmaction_v1 as host
+    else:
+        from . import mmaction2 as host
+    return host
+
+
+def run(task, args):
+    """Run a host's train or test as a command: exit 1 with what is wrong.
+
+    Args:
+        task (callable): of one argument.
+        args (argparse.Namespace): the argument.
+    """
+    try:  # torchrun's summary shows a failure's text
+        from torch.distributed.elastic.multiprocessing.errors import record
+        task = record(task)
+    except ImportError:  # PyTorch before 1.9, of mmaction v1's days
+        pass
+    try:
+        task(args)
+    except HostError as error:
+        # A data loader's worker puts its traceback before the text.
+        sys.exit(f'error: {str(error).split("HostError: ")[-1].strip()}')

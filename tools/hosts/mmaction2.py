@@ -11,18 +11,21 @@ import logging
 import math
 import os
 import os.path as osp
-import pickle
 import warnings
 
 import torch
 from mmengine.config import Config, DictAction
 
 from . import HostError
+from .checks import check_clips, check_out, fill_model, read_checkpoint
 
 __all__ = ['DictAction', 'load_config', 'test', 'train', 'translate']
 
 IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components']
 REQUIRED = object()
+# What mmaction v1 reads and a config need not have.
+OPTIONAL = ('cudnn_benchmark', 'find_unused_parameters', 'load_from',
+            'resume_from')
 
 
 class Keys:
@@ -64,9 +67,11 @@ class Keys:
         Raises:
             HostError: something is.
         """
-        for key, value in self.values.items():
-            raise HostError(f'{self.name}.{key}={value!r} is unknown, or '
-                            f'cannot be honoured on mmaction2')
+        if self.values:
+            raise HostError(
+                ', '.join(f'{self.name}.{key}={value!r}'
+                          for key, value in self.values.items())
+                + ' is unknown, or cannot be honoured on mmaction2')
 
 
 def load_config(path, cfg_options=None):
@@ -85,6 +90,10 @@ def load_config(path, cfg_options=None):
     if not osp.isfile(path):
         raise HostError(f'config {path} does not exist')
     cfg = Config.fromfile(path)
+    for key in cfg_options or {}:
+        name = key.split('.')[0]
+        if name not in cfg and name not in OPTIONAL:
+            raise HostError(f'--cfg-options {key}: {path} has no {name}')
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (TypeError, KeyError) as error:
@@ -137,6 +146,11 @@ def translate(v1, validate=False):
         type='ActionDataPreprocessor', format_shape='NCHW',
         **norms['train'])
     epochs = v1.total_epochs
+    for name, value in (('total_epochs', epochs),
+                        ('data.videos_per_gpu', videos_per_gpu),
+                        ('data.workers_per_gpu', workers_per_gpu + 1)):
+        if value < 1:
+            raise HostError(f'{name} is too small')
     cfg = dict(
         default_scope='mmaction',
         custom_imports=dict(imports=IMPORTS, allow_failed_imports=False),
@@ -170,6 +184,9 @@ def _model(values):
     model.expect('in_channels', [3], 3)
     backbone = dict(model.take('backbone'))
     Keys('model.backbone', backbone).expect('type', ['ResNet_DNR'])
+    if len(backbone.get('out_indices', ())) != 1:
+        raise HostError('model.backbone.out_indices should name the one stage '
+                        'that the head sees, such as (3, )')
     spatial = Keys('model.spatial_temporal_module',
                    model.take('spatial_temporal_module'))
     spatial.expect('type', ['SimpleSpatialModule'])
@@ -226,14 +243,9 @@ def _dataloader(split, values, backbone, spatial_size, num_classes,
 
     training = split == 'train'
     test_mode = data.take('test_mode', not training)
+    check_clips(split, values, backbone)
     num_segments = data.take('num_segments', 3)
     new_length = data.take('new_length', 1)
-    n_segment = backbone.get('n_segment', 8)
-    if n_segment != (new_length if new_length > 1 else num_segments):
-        raise HostError(
-            f'model.backbone.n_segment={n_segment} is not the clip of '
-            f'data.{split}: new_length={new_length} frames in each of '
-            f'num_segments={num_segments} segments')
     input_size = data.take('input_size', 224)
     width, height = ((input_size, input_size)
                      if isinstance(input_size, int) else input_size)
@@ -312,7 +324,7 @@ def _check_feature_size(split, width, height, backbone, spatial_size,
     """v1 pools exactly spatial_size x spatial_size features."""
     if split == 'test' and oversample == 'three_crop':
         spatial_size = 8  # v1's test script sets it
-    stages = max(backbone.get('out_indices', (3, ))) + 1
+    stages = backbone['out_indices'][0] + 1
     stride = 4 * math.prod(backbone.get('strides', (1, 2, 2, 2))[:stages])
     features = -(-height // stride), -(-width // stride)
     if features != (spatial_size, spatial_size):
@@ -327,6 +339,9 @@ def _check_feature_size(split, width, height, backbone, spatial_size,
 
 def _optim_wrapper(v1):
     optimizer = dict(v1.optimizer)
+    if not hasattr(torch.optim, optimizer.get('type', '')):
+        raise HostError(f'optimizer.type={optimizer.get("type")!r} is no '
+                        f'optimizer of PyTorch')
     wrapper = dict(type='OptimWrapper', optimizer=optimizer)
     if 'paramwise_cfg' in optimizer:
         wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')
@@ -445,70 +460,54 @@ def train(args):
                         f'tools/dist_train_recognizer.sh CONFIG {args.gpus}')
     if args.seed is not None:
         cfg.randomness = dict(seed=args.seed)
+    try:
+        os.makedirs(cfg.work_dir, exist_ok=True)
+    except OSError as error:
+        raise HostError(f'cannot make work_dir {cfg.work_dir}: '
+                        f'{error.strerror}') from error
     resume_from = args.resume_from or v1.get('resume_from')
     if resume_from:
-        checkpoint = _load_checkpoint(resume_from)
-        for key in ('state_dict', 'optimizer', 'param_schedulers',
-                    'message_hub'):
+        checkpoint = read_checkpoint(resume_from)
+        for key in ('optimizer', 'param_schedulers', 'message_hub'):
             if key not in checkpoint:
                 raise HostError(
                     f'{resume_from} has no {key!r}: only a checkpoint of '
                     f'this training can be resumed. To start from its '
                     f'weights: --cfg-options load_from={resume_from}')
+        done = checkpoint['meta']['epoch']
+        if done >= v1.total_epochs:
+            raise HostError(f'{resume_from} has {done} of '
+                            f'total_epochs={v1.total_epochs} behind it: '
+                            f'there is nothing to go on with')
         cfg.load_from, cfg.resume = resume_from, True
-    elif cfg.load_from and not osp.isfile(cfg.load_from):
-        raise HostError(f'load_from={cfg.load_from} does not exist')
-    _build_runner(cfg, args.launcher).train()
+    elif cfg.load_from:
+        read_checkpoint(cfg.load_from)
+    runner = _build_runner(cfg, args.launcher)
+    if resume_from:  # the Runner, which loads it again, is not strict
+        fill_model(_model_of(runner), checkpoint['state_dict'], resume_from)
+    runner.train()
     _leave_group()
 
 
 def test(args):
     """Test by the arguments of tools/test_recognizer.py."""
-    if not args.out.endswith(('.pkl', '.pickle')):
-        raise HostError(f'--out {args.out} should end in .pkl or .pickle')
+    check_out(args.out)
     if args.fcn_testing:
         raise HostError('--fcn_testing is for 3D recognizers; TSN2D, of '
                         'which ResNet_DNR is a backbone, has none')
     cfg = translate(load_config(args.config, args.cfg_options))
-    checkpoint = _load_checkpoint(args.checkpoint)
-    state = {name[len('module.'):] if name.startswith('module.') else name:
-             value for name, value in
-             checkpoint.get('state_dict', checkpoint).items()}
-    try:
-        os.makedirs(osp.dirname(args.out) or '.', exist_ok=True)
-        probe = f'{args.out}.{os.getpid()}.tmp'
-        open(probe, 'wb').close()
-        os.remove(probe)
-    except OSError as error:
-        raise HostError(f'cannot write --out {args.out}: {error.strerror}'
-                        ) from error
+    checkpoint = read_checkpoint(args.checkpoint)
     cfg.load_from = None
     cfg.test_evaluator = dict(
         type='V1Results', out=args.out, use_softmax=args.use_softmax)
     runner = _build_runner(cfg, args.launcher)
-    model = getattr(runner.model, 'module', runner.model)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise HostError(
-            f'{args.checkpoint} is not a checkpoint of the model in '
-            f'{args.config}: {error}') from error
+    fill_model(_model_of(runner), checkpoint['state_dict'], args.checkpoint)
     runner.test()
     _leave_group()
 
 
-def _load_checkpoint(path):
-    """A checkpoint's content, of tensors and plain data alone."""
-    if not osp.isfile(path):
-        raise HostError(f'checkpoint {path} does not exist')
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        lines = str(error).splitlines()
-        reason = [line for line in lines if 'Unpickler' in line] or lines
-        raise HostError(
-            f'{path} cannot be loaded as a checkpoint of tensors and plain '
-            f'data alone: {reason[0].strip()}') from error
+def _model_of(runner):
+    return getattr(runner.model, 'module', runner.model)
 
 
 def _build_runner(cfg, launcher):
@@ -533,6 +532,7 @@ def _build_runner(cfg, launcher):
                             f'the shell scripts, which use torchrun')
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group('gloo')
+        cfg.env_cfg.dist_cfg.backend = 'gloo'
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel', device_ids=None,
             broadcast_buffers=False,
@@ -560,11 +560,19 @@ def _check_backbone(model):
                  if key != 'type'}
     try:
         with torch.device('meta'):
-            channels = ResNet_DNR(**arguments).feat_dim
+            backbone = ResNet_DNR(**arguments)
+            size = 32 * 2**backbone.out_indices[0]
+            frames = torch.empty(backbone.n_segment, 3, size, size)
+            channels = backbone.eval()(frames).size(1)
     except (KeyError, TypeError, ValueError) as error:
         raise HostError(f'model.backbone: {error.args[0]}') from error
     if model.cls_head.in_channels != channels:
         raise HostError(
             f'model.cls_head.in_channels={model.cls_head.in_channels}, but '
-            f'the backbone of depth {arguments.get("depth")} gives '
-            f'{channels} channels')
+            f'the backbone of depth={backbone.depth} and '
+            f'out_indices={backbone.out_indices} gives {channels} channels')
+    pretrained = backbone.pretrained
+    if not (pretrained is None or osp.isfile(pretrained)
+            or pretrained.startswith(('http://', 'https://'))):
+        raise HostError(f'model.backbone.pretrained={pretrained} is neither '
+                        f'a file nor an http(s) URL')

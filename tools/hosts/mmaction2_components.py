@@ -2,8 +2,8 @@
 
 Registered components for mmaction2 configs: data set, frame sampling and
 decoding, batch sampler, result metric, and checkpoints that hold plain data
-and are written whole. Used by the translated configs of hosts/mmaction2.py, whose
-``custom_imports`` names this module.
+and are written whole. The translated configs of hosts/mmaction2.py name this
+module in ``custom_imports``.
 """
 import os
 import os.path as osp
@@ -230,7 +230,11 @@ class V1Results(BaseMetric):
         scores = [score for score, _ in results]
         labels = np.array([label for _, label in results])
         print(f'writing results to {self.out}')
-        write_whole(self.out, pickle.dumps(scores))
+        failure = None
+        try:
+            write_whole(self.out, pickle.dumps(scores))
+        except OSError as error:  # after the accuracies, not in their place
+            failure = error
         print(f'Averaging score over {scores[0].shape[0]} clips '
               + ('with softmax' if self.use_softmax
                  else 'without softmax (ie, raw)'))
@@ -248,6 +252,9 @@ class V1Results(BaseMetric):
                       'Top-1 Accuracy': top1, 'Top-5 Accuracy': top5}
         for name, value in accuracies.items():
             print(f'{name} = {value * 100:.02f}', flush=True)
+        if failure:
+            raise HostError(f'cannot write results to {self.out}: '
+                            f'{failure.strerror}') from failure
         return dict(mean1=mean_class, top1=top1, top5=top5)
 
 
@@ -257,13 +264,13 @@ class PlainCheckpointHook(Hook):
 
     mmengine pickles its log histories with their methods, and NumPy scalars,
     which ``torch.load(..., weights_only=True)`` refuses. Histories are saved
-    as lists and restored on resuming.
+    as tensors and restored on resuming.
     """
 
     def before_save_checkpoint(self, runner, checkpoint):
         hub = checkpoint['message_hub']
         hub['log_scalars'] = {
-            name: [values.tolist() for values in history.data]
+            name: [torch.from_numpy(values) for values in history.data]
             for name, history in hub['log_scalars'].items()}
         hub['runtime_info'] = {
             name: value.item() if isinstance(value, np.generic) else value
@@ -273,7 +280,8 @@ class PlainCheckpointHook(Hook):
         scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
         for name, history in scalars.items():
             if isinstance(history, list):
-                scalars[name] = HistoryBuffer(*history)
+                scalars[name] = HistoryBuffer(
+                    *(values.numpy() for values in history))
 
 
 def write_whole(path, content):
@@ -284,7 +292,8 @@ def write_whole(path, content):
         content (bytes): all of it.
 
     Raises:
-        OSError: what failed; path is as it was, and nothing is left beside.
+        OSError: what failed, with path as its filename; path is as it was,
+            and nothing is left beside.
     """
     temporary = f'{path}.{os.getpid()}.tmp'
     try:
@@ -293,10 +302,12 @@ def write_whole(path, content):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except OSError as error:
+        error.filename = path
+        raise
+    finally:
         if osp.exists(temporary):
             os.remove(temporary)
-        raise
 
 
 class WholeFileBackend(LocalBackend):

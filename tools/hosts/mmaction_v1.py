@@ -9,13 +9,13 @@ import contextlib
 import functools
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 
 import torch.distributed as dist
 
 from . import HostError, v1_fixes
+from .checks import check_clips, check_out, fill_model, read_checkpoint
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))
@@ -55,6 +55,10 @@ def train(args):
         raise HostError(f'--gpus {args.gpus} needs a process a GPU: '
                         f'tools/dist_train_recognizer.sh CONFIG {args.gpus}')
     options = ['--validate'] if args.validate else []
+    if args.resume_from and 'message_hub' in read_checkpoint(
+            args.resume_from):
+        raise HostError(f'{args.resume_from} is a checkpoint of the mmaction2 '
+                        'host; v1 resumes its own only')
     for name in ('work_dir', 'resume_from', 'seed'):
         if getattr(args, name) is not None:
             options += ['--' + name, str(getattr(args, name))]
@@ -68,8 +72,7 @@ def test(args):
         args (argparse.Namespace): config, checkpoint, launcher, out,
             use_softmax, fcn_testing, cfg_options.
     """
-    # Now, not after hours of testing.
-    os.makedirs(os.path.dirname(os.path.abspath(args.out)), exist_ok=True)
+    check_out(args.out)
     options = [args.checkpoint, '--out', args.out]
     options += ['--' + name for name in ('use_softmax', 'fcn_testing')
                 if getattr(args, name)]
@@ -99,14 +102,10 @@ def run_script(name, args, options):
     script.load_checkpoint = load_filled_checkpoint
     script.collect_results = gather_results
     merge_options(args)
+    check_config(args.config)
     sys.argv = [script.__file__, args.config, *options,
                 '--launcher', 'pytorch']
-    main = script.main
-    with contextlib.suppress(ImportError):  # there since PyTorch 1.9
-        # A failure goes into torchrun's summary with its traceback.
-        from torch.distributed.elastic.multiprocessing.errors import record
-        main = record(main)
-    main()
+    script.main()
     dist.destroy_process_group()
 
 
@@ -134,6 +133,15 @@ def merge_options(args):
     # v1 puts the text into its checkpoints.
     merged = mmcv.Config(cfg.to_dict(), cfg.pretty_text, args.config)
     mmcv.Config.fromfile = staticmethod(lambda filename: merged)
+
+
+def check_config(path):
+    """A clip of the data is what ResNet_DNR takes for one."""
+    cfg = mmcv.Config.fromfile(path)
+    backbone = cfg.model.backbone
+    if backbone.type == 'ResNet_DNR':
+        for split in ('train', 'val', 'test'):
+            check_clips(split, cfg.data[split], backbone)
 
 
 def set_launcher(launcher):
@@ -307,33 +315,14 @@ def load_filled_checkpoint(model, filename, map_location=None):
     try:
         checkpoint = loader._load_checkpoint(filename, map_location)
         state = checkpoint.get('state_dict', checkpoint)
-        state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
     except Exception as error:
         # PyTorch's text is long and tells how to load it unsafely.
         reason = str(error).split('WeightsUnpickler error: ')[-1]
         reason = reason.split('\n')[0]
         raise HostError(f'checkpoint {filename} cannot be read: '
                         f'{type(error).__name__}: {reason}') from error
-    refused = f'{filename} is no checkpoint of this model'
-    try:
-        missing, unknown = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a line for each shape that differs
-        lines = str(error).splitlines()
-        raise HostError(f'{refused}: {shorten(lines)}') from error
-    missing = [k for k in missing if not k.endswith('num_batches_tracked')]
-    if missing:
-        raise HostError(f'{refused}, parts of which would stay random. It '
-                        f'has no {shorten(missing)}')
-    if unknown:  # such as a deeper network
-        raise HostError(f'{refused}, which has no {shorten(unknown)}')
+    fill_model(model, state, filename)
     return checkpoint
-
-
-def shorten(items, count=5):
-    """The first few items of a list, and how many more there are."""
-    more = len(items) - count
-    return ', '.join(item.strip('\t.: ') for item in items[:count]) + (
-        f' and {more} more' if more > 0 else '')
 
 
 def gather_results(part, size, tmpdir=None):
