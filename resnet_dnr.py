@@ -798,7 +798,8 @@ def _register():
             if error.name != 'mmaction':
                 raise
             return
-        if mmaction.__file__ is None:  # a folder of that name, no package
+        # A folder of that name, such as a clone of mmaction, is no package.
+        if getattr(mmaction, '__file__', None) is None:
             return
         try:
             from mmaction import registry

@@ -466,6 +466,19 @@ def test_checkpoints_that_are_refused(work, trained, tmp_path):
 
 
 @needs_v1
+def test_what_would_train_on_wrong_clips_or_a_wrong_state(work, tmp_path):
+    torch.save(dict(state_dict={}, message_hub={}), tmp_path / 'other.pth')
+    for options, text in (
+            (['--cfg-options', 'data.train.new_length=4'],
+             'n_segment=8 is not the clip of data.train: new_length=4'),
+            (['--resume_from', tmp_path / 'other.pth'],
+             'other.pth is a checkpoint of the mmaction2 host')):
+        output = run(work, 'train', 1, 'config.py', *options, fails=True)
+        assert output.splitlines()[-1].startswith('error: ')
+        assert text in output
+
+
+@needs_v1
 def test_v1_imports_whole_and_missing_operators_raise(work):
     output = inside(work, """
 import mmaction.models

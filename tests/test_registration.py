@@ -121,6 +121,19 @@ assert model(torch.zeros(8, 3, 32, 32)).shape == (8, 512, 1, 1)
 ''')
 
 
+def test_a_folder_is_no_host(tmp_path):
+    """`git clone .../mmaction` leaves one beside whoever imports the file."""
+    (tmp_path / 'mmaction' / 'mmaction').mkdir(parents=True)
+    python(f'''
+import sys
+sys.path[:] = [path for path in sys.path if 'site-packages' not in path]
+import mmaction
+assert list(mmaction.__path__) == [{str(tmp_path / "mmaction")!r}]
+sys.path[:] = {sys.path!r}
+import resnet_dnr
+''', tmp_path)
+
+
 def test_a_host_that_cannot_be_imported_is_no_missing_host(tmp_path):
     (tmp_path / 'mmaction').mkdir()
     (tmp_path / 'mmaction/__init__.py').write_text('import not_there\n')

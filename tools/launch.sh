@@ -2,9 +2,9 @@
 #
 # One process a GPU through torchrun. For several machines, set on each:
 #   NNODES (default 1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500)
-# PYTHON names the interpreter. Without it: the active virtual environment's,
-# else that of the environment which quickstart.sh (or, with MMACTION_ROOT set,
-# setup_mmaction_v1.sh) made here, else python3.
+# PYTHON names the interpreter. Without it: with MMACTION_ROOT set, that of the
+# environment which setup_mmaction_v1.sh made here; else the active virtual
+# environment's; else that of the one which quickstart.sh made; else python3.
 
 launch() {
     local script=$1 gpus=$2
@@ -18,11 +18,11 @@ launch() {
     root=$(dirname "$tools")
     if [ -n "${PYTHON:-}" ]; then
         python=$PYTHON
-    elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-        python=python
     elif [ -n "${MMACTION_ROOT:-}" ] && [ -x "$root/.venv-v1/bin/python" ]; then
         python=$root/.venv-v1/bin/python
-    elif [ -z "${MMACTION_ROOT:-}" ] && [ -x "$root/.venv/bin/python" ]; then
+    elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+        python=python
+    elif [ -x "$root/.venv/bin/python" ]; then
         python=$root/.venv/bin/python
     else
         python=python3
