@@ -17,6 +17,10 @@ What differs from the published implementation:
   The published code shares one (C,) pair among groups whose distributions
   differ, and its evaluation is far below its training
   (``running_stats='shared'`` gives that behaviour);
+* the dynamic normalizations are computed by Triton kernels on CUDA and by a
+  hand-written backward pass elsewhere (:func:`choose_backend`);
+  backend='plain' is the arithmetic in operations that autograd knows, and
+  the place to read it (:meth:`DynamicNorm.normalize_plain`);
 * any T, any G that divides it, BasicBlocks (depths 18 and 34), any device
   and dtype, gradient checkpointing, and torchvision's state-dict names.
   Checkpoints in the published names load as they are;
@@ -25,22 +29,37 @@ What differs from the published implementation:
 The file needs torch alone. Copied into mmaction v1 or imported beside it or
 mmaction2, it registers ``ResNet_DNR`` as a backbone there.
 """
+from __future__ import annotations
+
 import contextlib
+import functools
 import logging
+import operator
 import os
 import re
 import urllib.parse
 import warnings
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.utils.checkpoint
-from torch import nn
+from torch import Tensor, nn
+from torch._utils import _unflatten_dense_tensors
 from torch.nn.modules.batchnorm import _BatchNorm
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
 
 logger = logging.getLogger(__name__)
 
 DNR_MODES = ('both', 'cross_temporal', 'cross_layer', 'none')
 RUNNING_STATS = ('grouped', 'shared')
+BACKENDS = ('auto', 'triton', 'aten', 'plain')
+# Triton's kernels run on CPU tensors then, slowly: it is for tests.
+INTERPRETED = triton is not None and os.environ.get('TRITON_INTERPRET') == '1'
 
 
 class RelayCell(nn.Module):
@@ -67,6 +86,13 @@ class RelayCell(nn.Module):
             nn.Linear(channels, channels // 4),
             nn.ReLU(inplace=True),
             nn.Linear(channels // 4, 4 * channels))
+
+    def weights(self):
+        """The eight parameters, input map first."""
+        in1, _, in2 = self.input_map
+        hidden1, _, hidden2 = self.hidden_map
+        return [in1.weight, in1.bias, in2.weight, in2.bias, hidden1.weight,
+                hidden1.bias, hidden2.weight, hidden2.bias]
 
     def forward(self, x, state=None):
         """Run over a sequence.
@@ -116,17 +142,25 @@ class DynamicNorm(nn.Module):
         running_stats (str): 'grouped' keeps running statistics for each
             group, buffers of shape (G, C); 'shared' keeps one pair for all,
             shape (C,), updated by each group in order, as published.
+        relu (bool): apply ReLU to the output.
+        backend (str): see :func:`choose_backend`; the environment variable
+            RESNET_DNR_BACKEND, where set, is used in its place.
         eps (float): added to the variance.
         momentum (float): weight of the newest statistics in the running ones.
+
+    Raises:
+        ValueError: an unknown backend.
     """
 
     def __init__(self, channels, n_segment, num_groups, running_stats,
-                 eps=1e-5, momentum=0.1):
+                 relu=False, backend='auto', eps=1e-5, momentum=0.1):
         super().__init__()
         self.channels = channels
         self.n_segment = n_segment
         self.num_groups = num_groups
         self.running_stats = running_stats
+        self.relu = relu
+        self.backend = _wanted_backend(backend)
         self.eps = eps
         self.momentum = momentum
         shape = ((num_groups, channels) if running_stats == 'grouped' else
@@ -156,6 +190,35 @@ class DynamicNorm(nn.Module):
             ValueError: in training, when a group has a single value a
                 channel, whose variance says nothing.
         """
+        images, _, height, width = x.shape
+        count = images // self.num_groups * height * width
+        if self.training and count <= 1:
+            raise ValueError(
+                f'{type(self).__name__} needs more than one value a channel '
+                f'and group in training, got input {tuple(x.shape)} in '
+                f'{self.num_groups} groups')
+        backend = choose_backend(self.backend, x, relay)
+        if backend == 'plain':
+            with _without_autocast(x.device.type):
+                return self.normalize_plain(x, relay, state)
+        spec = _Spec(self.n_segment, self.num_groups, self.eps,
+                     self.momentum, self.training, self.relu)
+        running = (self.running_mean, self.running_var,
+                   self.num_batches_tracked)
+        h, c = (None, None) if state is None else state
+        if _is_compiling():
+            out, (h, c), _, *updated = _compiled_normalize(
+                x, h, c, relay.weights(), *running, *spec)
+            if self.training:
+                for buffer, new in zip(running, updated):
+                    buffer.copy_(new)
+        else:
+            out, h, c = _Normalize.apply(
+                backend, spec, running, x, h, c, *relay.weights())
+        return out, (h, c)
+
+    def normalize_plain(self, x, relay, state):
+        """:meth:`normalize` in operations that autograd knows."""
         images, channels, height, width = x.shape
         t = self.n_segment // self.num_groups
         # (N * T, C, H, W) -> (N, G, t, C, H, W): the T frames of a clip are
@@ -165,19 +228,15 @@ class DynamicNorm(nn.Module):
         if x.dtype in (torch.float16, torch.bfloat16):
             groups = groups.float()
         pooled = groups.mean(dim=(2, 4, 5))  # (N, G, C)
-        with _without_autocast(x.device.type):
-            scale, shift, state = relay(
-                pooled.to(relay.input_map[0].weight.dtype), state)
+        scale, shift, state = relay(
+            pooled.to(relay.input_map[0].weight.dtype), state)
         if self.training:
-            count = images // self.num_groups * height * width
-            if count <= 1:
-                raise ValueError(
-                    f'{type(self).__name__} needs more than one value a '
-                    f'channel and group in training, got input '
-                    f'{tuple(x.shape)} in {self.num_groups} groups')
             var, mean = torch.var_mean(
                 groups, dim=(0, 2, 4, 5), unbiased=False)  # (G, C) each
-            self._update_running_stats(mean.detach(), var.detach(), count)
+            _update_running(
+                (self.running_mean, self.running_var,
+                 self.num_batches_tracked), mean.detach(), var.detach(),
+                images // self.num_groups * height * width, self.momentum)
         else:
             mean, var = self.running_mean, self.running_var
         mean = mean.to(groups.dtype).view(-1, 1, channels, 1, 1)
@@ -187,21 +246,8 @@ class DynamicNorm(nn.Module):
             shift.to(groups.dtype)[:, :, None, :, None, None],
             groups - mean, factor[:, :, None, :, None, None])
         # (N, G, t, C, H, W) -> (N * T, C, H, W)
-        return out.to(x.dtype).reshape(x.shape), state
-
-    @torch.no_grad()
-    def _update_running_stats(self, mean, var, count):
-        """Move the running statistics; mean and var are (G, C)."""
-        self.num_batches_tracked.add_(1)
-        var = var * (count / (count - 1))  # unbiased
-        for running, new in ((self.running_mean, mean),
-                             (self.running_var, var)):
-            new = new.to(running.dtype)
-            if self.running_stats == 'grouped':
-                running.lerp_(new, self.momentum)
-            else:
-                for group in new:
-                    running.lerp_(group, self.momentum)
+        out = out.to(x.dtype).reshape(x.shape)
+        return out.relu_() if self.relu else out, state
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         """Accept the other layout of running statistics.
@@ -229,8 +275,10 @@ class CrossTemporalNorm(DynamicNorm):
     Arguments are those of :class:`DynamicNorm`.
     """
 
-    def __init__(self, channels, n_segment, num_groups, running_stats):
-        super().__init__(channels, n_segment, num_groups, running_stats)
+    def __init__(self, channels, n_segment, num_groups, running_stats,
+                 **kwargs):
+        super().__init__(channels, n_segment, num_groups, running_stats,
+                         **kwargs)
         self.relay = RelayCell(channels)
 
     def forward(self, x):
@@ -247,10 +295,11 @@ class CrossLayerNorm(DynamicNorm):
     Args:
         channels (int): C.
         n_segment (int): T.
+        relu, backend, eps, momentum: see :class:`DynamicNorm`.
     """
 
-    def __init__(self, channels, n_segment):
-        super().__init__(channels, n_segment, 1, 'shared')
+    def __init__(self, channels, n_segment, **kwargs):
+        super().__init__(channels, n_segment, 1, 'shared', **kwargs)
 
     def extra_repr(self):
         return f'{self.channels}, n_segment={self.n_segment}'
@@ -299,9 +348,17 @@ class Block(nn.Module):
             self._forward if _is_compiling() else run, x, relay, state,
             use_reentrant=False)
 
+    @staticmethod
+    def _with_relu(norm):
+        """A dynamic norm that a ReLU follows applies it in the same pass."""
+        if isinstance(norm, DynamicNorm):
+            norm.relu = True
+        return norm
+
     def _first_norm(self, out, relay, state):
+        """bn1 and ReLU."""
         if relay is None:
-            return self.bn1(out), state
+            return self.relu(self.bn1(out)), state
         return self.bn1(out, relay, state)
 
 
@@ -324,7 +381,7 @@ class BasicBlock(Block):
         super().__init__()
         self.conv1 = nn.Conv2d(
             inplanes, planes, 3, stride, dilation, dilation, bias=False)
-        self.bn1 = norm1(planes)
+        self.bn1 = self._with_relu(norm1(planes))
         self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
         self.bn2 = norm2(planes)
         self.relu = nn.ReLU(inplace=True)
@@ -333,7 +390,7 @@ class BasicBlock(Block):
 
     def _forward(self, x, relay, state):
         out, state = self._first_norm(self.conv1(x), relay, state)
-        out = self.bn2(self.conv2(self.relu(out)))
+        out = self.bn2(self.conv2(out))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out), state
 
@@ -354,10 +411,10 @@ class Bottleneck(Block):
         super().__init__()
         stride1, stride2 = (1, stride) if style == 'pytorch' else (stride, 1)
         self.conv1 = nn.Conv2d(inplanes, planes, 1, stride1, bias=False)
-        self.bn1 = norm1(planes)
+        self.bn1 = self._with_relu(norm1(planes))
         self.conv2 = nn.Conv2d(
             planes, planes, 3, stride2, dilation, dilation, bias=False)
-        self.bn2 = norm2(planes)
+        self.bn2 = self._with_relu(norm2(planes))
         self.conv3 = nn.Conv2d(
             planes, planes * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(planes * self.expansion)
@@ -367,7 +424,9 @@ class Bottleneck(Block):
 
     def _forward(self, x, relay, state):
         out, state = self._first_norm(self.conv1(x), relay, state)
-        out = self.relu(self.bn2(self.conv2(self.relu(out))))
+        out = self.bn2(self.conv2(out))
+        if not isinstance(self.bn2, DynamicNorm):
+            out = self.relu(out)
         out = self.bn3(self.conv3(out))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out), state
@@ -433,6 +492,9 @@ class ResNet_DNR(nn.Module):
             BatchNorm ResNet.
         running_stats (str): 'grouped' or 'shared', see
             :class:`DynamicNorm`.
+        backend (str): what computes the dynamic normalizations, see
+            :func:`choose_backend`. The environment variable
+            RESNET_DNR_BACKEND, where set, is used in its place.
 
     Raises:
         KeyError: an unknown depth.
@@ -463,7 +525,8 @@ class ResNet_DNR(nn.Module):
                  n_segment=8,
                  num_groups=4,
                  dnr='both',
-                 running_stats='grouped'):
+                 running_stats='grouped',
+                 backend='auto'):
         super().__init__()
         if depth not in self.arch_settings:
             raise KeyError(f'invalid depth {depth!r} for ResNet_DNR, it takes '
@@ -489,6 +552,7 @@ class ResNet_DNR(nn.Module):
         _check(running_stats in RUNNING_STATS,
                f'running_stats must be one of {RUNNING_STATS}, got '
                f'{running_stats!r}')
+        _wanted_backend(backend)
         _check(isinstance(n_segment, int) and isinstance(num_groups, int)
                and n_segment >= 1 and num_groups >= 1
                and n_segment % num_groups == 0,
@@ -508,12 +572,14 @@ class ResNet_DNR(nn.Module):
         self.dnr = dnr
 
         def cross_layer_norm(channels):
-            return CrossLayerNorm(channels, n_segment)
+            return CrossLayerNorm(channels, n_segment, backend=backend)
 
         def cross_temporal_norm(channels):
             return CrossTemporalNorm(
-                channels, n_segment, num_groups, running_stats)
+                channels, n_segment, num_groups, running_stats,
+                backend=backend)
 
+        block, stage_blocks = self.arch_settings[depth]
         cross_layer = dnr in ('both', 'cross_layer')
         cross_temporal = dnr in ('both', 'cross_temporal')
         norm1 = cross_layer_norm if cross_layer else nn.BatchNorm2d
@@ -526,7 +592,6 @@ class ResNet_DNR(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
 
-        block, stage_blocks = self.arch_settings[depth]
         inplanes = 64
         self.res_layers = []
         for i in range(num_stages):
@@ -759,6 +824,12 @@ def _without_autocast(device_type):
         return contextlib.nullcontext()
 
 
+def _is_exporting():
+    """Whether torch.export traces this call."""
+    compiler = getattr(torch, 'compiler', None)
+    return hasattr(compiler, 'is_exporting') and compiler.is_exporting()
+
+
 def _is_compiling():
     """Whether torch.compile traces this call; there is none before 2.0."""
     compiler = getattr(torch, 'compiler', None)
@@ -779,6 +850,1310 @@ def _restored_buffers(module):
         with torch.no_grad():
             for buffer, value in kept:
                 buffer.copy_(value)
+
+
+@torch.no_grad()
+def _update_running(running, mean, var, count, momentum):
+    """Move running statistics towards a batch's.
+
+    Args:
+        running (tuple[Tensor]): mean and variance, (G, C) or (C,), and the
+            number of batches tracked.
+        mean, var (Tensor): of the batch, (G, C); the variance is biased.
+        count (int): values in a channel and group.
+        momentum (float): weight of the new.
+    """
+    *statistics, tracked = running
+    tracked.add_(1)
+    for old, new in zip(statistics, (mean, var * (count / (count - 1)))):
+        new = new.to(old.dtype)
+        # (C,): moved by one group after the other.
+        for value in new if old.dim() == 1 else (new, ):
+            old.lerp_(value, momentum)
+
+
+def _wanted_backend(backend):
+    """An argument, or the environment variable in its place."""
+    backend = os.environ.get('RESNET_DNR_BACKEND', backend)
+    _check(backend in BACKENDS,
+           f'backend (or RESNET_DNR_BACKEND) must be one of {BACKENDS}, got '
+           f'{backend!r}')
+    return backend
+
+
+def choose_backend(wanted, x, relay):
+    """What computes a dynamic normalization.
+
+    * 'triton': fused kernels on CUDA. Two passes over the images and one
+      small kernel forward, as many backward. float32, float16 and bfloat16.
+    * 'aten': the same with torch's operations and a hand-written backward
+      pass, on any device.
+    * 'plain': operations that autograd knows, and so higher derivatives,
+      torch.func, forward-mode derivatives and export.
+    * 'auto': the first of these that can. Under torch.compile, 'triton' or
+      'plain', which the compiler fuses.
+
+    Whatever is wanted, torch.func's and forward-mode derivatives, traces,
+    exports, tensor subclasses and empty batches are 'plain'. Forward hooks on
+    a relay cell and its layers run with 'plain' alone. Each new choice is
+    logged once.
+
+    Args:
+        wanted (str): one of these.
+        x (Tensor): the input, (N * T, C, H, W).
+        relay (RelayCell): the cell.
+
+    Returns:
+        str: 'triton', 'aten' or 'plain'.
+
+    Raises:
+        RuntimeError: 'triton' is wanted and cannot do it; says why.
+    """
+    compiling = _is_compiling()
+    if compiling:
+        derives_or_exports = _is_exporting()
+    else:
+        derives_or_exports = (type(x) not in (Tensor, nn.Parameter)
+                              or torch.jit.is_tracing() or _has_transforms())
+    if wanted == 'plain' or derives_or_exports or x.numel() == 0:
+        return 'plain'
+    weight = relay.input_map[0].weight
+    choice, why_not = (_choice if compiling else _logged_choice)(
+        wanted, x.device.type, x.dtype, weight.dtype, weight.size(1),
+        compiling)
+    if choice == wanted or wanted != 'triton':
+        return choice
+    raise RuntimeError(f"backend='triton' cannot be used: {why_not}")
+
+
+def _choice(wanted, device, dtype, weight_dtype, channels, compiling):
+    """choose_backend where no transform is at work, and why not 'triton'."""
+    why_not = None if wanted == 'aten' else _why_not_triton(
+        device, dtype, weight_dtype, channels, compiling)
+    if wanted != 'aten' and why_not is None:
+        choice = 'triton'
+    else:
+        choice = 'plain' if compiling else 'aten'
+    return choice, why_not
+
+
+@functools.lru_cache(None)
+def _logged_choice(wanted, device, dtype, *others):
+    choice, why_not = _choice(wanted, device, dtype, *others)
+    logger.info('dynamic normalization of %s on %s: %s%s', dtype, device,
+                choice, f' ({why_not})' if why_not else '')
+    return choice, why_not
+
+
+def _why_not_triton(device, dtype, weight_dtype, channels, compiling):
+    """Why the kernels cannot do this; None where they can."""
+    if triton is None:
+        return 'triton is not installed'
+    if tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3):
+        return f'triton {triton.__version__} is older than 3.3'
+    if not INTERPRETED:
+        if device != 'cuda' or torch.version.cuda is None:
+            return f'no kernels for {device}'
+        if torch.cuda.get_device_capability() < (7, 0):
+            return 'the GPU is older than compute capability 7.0'
+    for name, value in (('the input', dtype), ("the relay's", weight_dtype)):
+        if value not in (torch.float32, torch.float16, torch.bfloat16):
+            return f'{name} is {value}'
+    if channels < 64 or channels > 512 or channels & (channels - 1):
+        return f'{channels} channels are not 64, 128, 256 or 512'
+    if compiling and _compiled_normalize is None:
+        return f'torch.compile of torch {torch.__version__} takes no kernels'
+    return None
+
+
+def _has_transforms():
+    """Whether torch.func or forward-mode derivatives are at work."""
+    active = getattr(torch._C, '_are_functorch_transforms_active', None)
+    return (active is not None and active()
+            ) or torch.autograd.forward_ad._current_level >= 0
+
+
+
+class _Spec(NamedTuple):
+    """What a backend computes: the arguments that are no tensors."""
+    n_segment: int
+    num_groups: int
+    eps: float
+    momentum: float
+    training: bool
+    relu: bool
+
+
+class _Normalize(torch.autograd.Function):
+    """A backend's forward and hand-written backward pass."""
+
+    @staticmethod
+    def forward(ctx, backend, spec, running, x, h, c, *weights):
+        ctx.set_materialize_grads(False)
+        ctx.backend, ctx.spec = backend, spec
+        if backend == 'triton':
+            out, new_h, new_c, saved = _triton_forward(
+                x, h, c, weights, running, running, spec)
+        else:
+            with _without_autocast(x.device.type):
+                out, new_h, new_c, saved = _aten_forward(
+                    x, h, c, weights, running, spec)
+        ctx.save_for_backward(x, h, c, *weights, *saved)
+        return out, new_h, new_c
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out, grad_h, grad_c):
+        x, h, c, *rest = ctx.saved_tensors
+        weights, saved = rest[:8], rest[8:]
+        if ctx.backend == 'triton':
+            grad_x, grad_state, flat = _triton_gradients(
+                grad_out, grad_h, grad_c, x, h, c, weights, *saved, ctx.spec)
+            grad_weights = _unflatten_dense_tensors(flat, weights)
+            grad_h, grad_c = (None, None) if h is None else grad_state
+        else:
+            with _without_autocast(x.device.type):
+                grad_x, grad_h, grad_c, grad_weights = _aten_backward(
+                    grad_out, grad_h, grad_c, x, h, c, weights, saved,
+                    ctx.spec)
+        return (None, None, None, grad_x, grad_h, grad_c, *grad_weights)
+
+
+class _Plan(NamedTuple):
+    """How the kernels go over images of one shape and layout."""
+    memory_format: torch.memory_format
+    copy: bool  # whether the images have another layout and must be copied
+    passes: tuple  # N, C, P, T, G, rows, splits, stride_c, stride_p
+    grid: tuple  # of the kernels that pass over the images
+    tile: tuple  # BLOCK_C and BLOCK_P
+    relay_grid: tuple
+    blocks: tuple  # C, BLOCK_C, BLOCK_N and BLOCK_G of the relay
+    saved_size: int
+    scratch_size: int
+    backward_scratch_size: int
+    variants: dict  # compiled kernels
+
+
+@functools.lru_cache(None)
+def _plan(shape, stride, device, dtypes, T, G):
+    images, channels, height, width = shape
+    x = torch.empty_strided(shape, stride, device='meta')
+    memory_format = _memory_format(x)
+    positions = height * width
+    if memory_format == torch.channels_last:
+        strides = 1, channels
+        tile = 64, 64
+        # Enough programs to fill a device, with long runs for each.
+        splits = max(1, min(-(-positions // 64),
+                            1024 * 64 // (images * channels)))
+        rows = -(-positions // (splits * 64)) * 64
+    else:
+        strides = positions, 1
+        block_p = min(4096, max(16, triton.next_power_of_2(positions)))
+        tile = min(64, 4096 // block_p), block_p
+        rows = positions
+    splits = -(-positions // rows)
+    clips = images // T
+    units = images * splits
+    block_c = 32 if channels > 256 else 16
+    parts = 2 * channels // block_c * clips * G * (channels // 4)
+    return _Plan(
+        memory_format=memory_format,
+        copy=not x.is_contiguous(memory_format=memory_format),
+        passes=(clips, channels, positions, T, G, rows, splits, *strides),
+        grid=(units, channels // tile[0], 1),
+        tile=tile,
+        relay_grid=(channels // block_c, 1, 1),
+        blocks=(channels, block_c, 16, max(8, triton.next_power_of_2(G))),
+        saved_size=_saved_size(clips, G, channels),
+        scratch_size=16 + 2 * units * channels + parts,
+        backward_scratch_size=(
+            16 + 2 * units * channels + parts
+            + (G + (7 * G + 1) * clips) * channels
+            + 2 * clips * G * (channels // 4)),
+        variants={})
+
+
+def _memory_format(x):
+    """The layout of a tensor's memory; contiguous where it is another."""
+    if not x.is_contiguous() and x.is_contiguous(
+            memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def _saved_size(clips, groups, channels):
+    """Means, deviations, scales, shifts, pooled means, gates, hidden units."""
+    rows = clips * groups
+    return (2 * groups + 7 * rows) * channels + 2 * rows * (channels // 4)
+
+
+def _current_stream(x):
+    return torch._C._cuda_getCurrentRawStream(x.device.index
+                                              ) if x.is_cuda else None
+
+
+def _launch(plan, stream, kernel, grid, tensors, numbers, constants,
+            **options):
+    """Launch a kernel.
+
+    Triton looks at every argument of every launch to find the compiled
+    variant, which takes longer than many a kernel runs. A plan has one shape,
+    layout, device and set of dtypes, so what else may differ is the flags
+    among the numbers and constants, and where a tensor begins: at a multiple
+    of 16 bytes, or Triton looks.
+    """
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    aligned = not functools.reduce(operator.or_, pointers) % 16
+    key = kernel.__name__, numbers, constants
+    variant = plan.variants.get(key) if aligned else None
+    if variant is None:
+        variant = kernel[grid](*tensors, *numbers, *constants, **options)
+        if aligned and not INTERPRETED:
+            plan.variants[key] = variant
+    else:
+        variant.run(*grid, stream, variant.function, variant.packed_metadata,
+                    None, None, None, *pointers, *numbers, *constants)
+
+
+def _launch_phases(plan, stream, kernel, phases, tensors, numbers,
+                   constants):
+    """Launch a kernel of phases that wait for all programs.
+
+    Triton's interpreter runs programs one after another; there, each phase
+    is a launch.
+    """
+    for first, last in ([(phase, phase + 1) for phase in range(phases)]
+                        if INTERPRETED else [(0, phases)]):
+        _launch(plan, stream, kernel, plan.relay_grid, tensors,
+                (*numbers, first, last), (*plan.blocks, *constants),
+                num_warps=4,
+                # The buffers of more would not fit into shared memory.
+                num_stages=1)
+
+
+def _triton_forward(x, h, c, weights, running, updated, spec):
+    """Normalize by the kernels.
+
+    Args:
+        x (Tensor): (N * T, C, H, W), on CUDA.
+        h, c (Tensor | None): the relay's state, (N, C), or None.
+        weights (Sequence[Tensor]): the relay cell's eight parameters.
+        running (tuple[Tensor]): running mean and variance, and the number of
+            batches tracked.
+        updated (tuple[Tensor]): where training writes the new ones, which
+            may be the same.
+        spec (_Spec): the rest.
+
+    Returns:
+        tuple: out, h and c after the last step, and what the backward pass
+        needs (a tuple of tensors).
+    """
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
+        with torch.cuda.device(x.device):  # where Triton launches
+            return _triton_forward(x, h, c, weights, running, updated, spec)
+    plan = _plan(x.shape, x.stride(), x.device, (
+        x.dtype, weights[0].dtype, running[0].dtype), spec.n_segment,
+        spec.num_groups)
+    if plan.copy:
+        x = x.contiguous(memory_format=plan.memory_format)
+    clips, channels, positions, T, G, rows, splits, *_ = plan.passes
+    stream = _current_stream(x)
+    saved = torch.empty(plan.saved_size, dtype=torch.float32, device=x.device)
+    scratch = torch.empty(plan.scratch_size, dtype=torch.float32,
+                          device=x.device)
+    out = torch.empty_like(x)
+    has_state = h is not None
+    _launch(plan, stream, _moments_kernel, plan.grid, (x, scratch),
+            (channels, positions, *plan.passes[5:]), plan.tile,
+            num_warps=8)
+    _launch_phases(
+        plan, stream, _relay_kernel, G + 1,
+        (scratch, saved, h.float().contiguous() if has_state else saved,
+         c.float().contiguous() if has_state else saved, *running, *updated,
+         *weights),
+        (clips, positions, T, G, rows, splits, spec.eps, spec.momentum,
+         int(has_state)),
+        (spec.training, running[0].dim() == 2, _precision(x.device)))
+    _launch(plan, stream, _apply_kernel, plan.grid, (x, out, saved),
+            plan.passes, (spec.relu, *plan.tile), num_warps=8)
+    # Of scales and shifts, (N, G, C) each, the last step's.
+    state = saved.as_strided(
+        (2, clips, channels), (clips * G * channels, G * channels, 1),
+        (3 * G - 1) * channels)
+    return (out, *state.unbind(), (saved, ))
+
+
+def _triton_gradients(grad_out, grad_h, grad_c, x, h, c, weights, saved,
+                      spec):
+    """Gradients by the kernels.
+
+    Args:
+        grad_out, grad_h, grad_c (Tensor | None): of the outputs.
+        x, h, c, weights, saved, spec: as :func:`_triton_forward` takes and
+            gives them.
+
+    Returns:
+        tuple: the gradients of x; of h and c, (2, N, C), undefined where
+        they are None; and of all weights in one vector.
+    """
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
+        with torch.cuda.device(x.device):
+            return _triton_gradients(grad_out, grad_h, grad_c, x, h, c,
+                                     weights, saved, spec)
+    plan = _plan(x.shape, x.stride(), x.device, (
+        x.dtype, weights[0].dtype), spec.n_segment, spec.num_groups)
+    if plan.copy:
+        x = x.contiguous(memory_format=plan.memory_format)
+    if grad_out is None:
+        grad_out = torch.zeros_like(x)
+    elif grad_out.stride() != x.stride():
+        grad_out = grad_out.contiguous(memory_format=plan.memory_format)
+    clips, channels, positions, T, G, _, splits, *_ = plan.passes
+    stream = _current_stream(x)
+    scratch = torch.empty(plan.backward_scratch_size, dtype=torch.float32,
+                          device=x.device)
+    grad_x = torch.empty_like(x)
+    grad_weights = torch.empty(
+        10 * channels * (channels // 4) + 2 * (channels // 4) + 8 * channels,
+        dtype=weights[0].dtype, device=x.device)
+    has_state = h is not None
+    has_grad_state = grad_h is not None or grad_c is not None
+    grad_state = saved if not has_state else torch.empty(
+        (2, clips, channels), dtype=torch.float32, device=x.device)
+    if has_grad_state:
+        zeros = saved.new_zeros(clips, channels)
+        grad_h = zeros if grad_h is None else grad_h.float().contiguous()
+        grad_c = zeros if grad_c is None else grad_c.float().contiguous()
+    _launch(plan, stream, _gradient_sums_kernel, plan.grid,
+            (x, grad_out, scratch, saved), plan.passes,
+            (spec.relu, *plan.tile), num_warps=8)
+    _launch_phases(
+        plan, stream, _relay_gradient_kernel, G + 2,
+        (scratch, saved, h.float().contiguous() if has_state else saved,
+         c.float().contiguous() if has_state else saved,
+         grad_h if has_grad_state else saved,
+         grad_c if has_grad_state else saved, grad_state, *weights[::2],
+         grad_weights),
+        (clips, positions, T, G, splits, int(has_state),
+         int(has_grad_state)),
+        (spec.training, _precision(x.device)))
+    _launch(plan, stream, _input_gradient_kernel, plan.grid,
+            (x, grad_out, grad_x, scratch, saved), plan.passes,
+            (spec.relu, *plan.tile), num_warps=8)
+    return grad_x, grad_state, grad_weights
+
+
+# As in autograd's own: a NaN in the output lets the gradient pass.
+_relu_backward = torch.ops.aten.threshold_backward
+_sigmoid_backward = torch.ops.aten.sigmoid_backward
+_tanh_backward = torch.ops.aten.tanh_backward
+
+
+def _aten_forward(x, h, c, weights, running, spec):
+    """Standardize x, then scale and shift by what the relay cell predicts.
+
+    Every pass over x is an elementwise operation or a sum over planes (H, W)
+    with one value a plane beside it, which is fast in any memory format.
+    All but the squares' temporary work in place on the output.
+
+    Returns:
+        tuple: out, h, c, and the tensors that the backward needs.
+    """
+    groups = _in_groups(x, spec)
+    clips, _, t, _, height, width = groups.shape
+    # No view, which could not be added to in place by what follows.
+    out = torch.empty_like(x, dtype=groups.dtype)
+    centered = _in_groups(out, spec)
+    pooled = _sums(groups) / (t * height * width)  # (N, G, C)
+    if spec.training:
+        mean = pooled.mean(0)  # (G, C)
+    else:  # a copy: it is saved, and the buffer may change
+        mean = running[0].to(groups.dtype).expand(pooled.shape[1:]).clone()
+    torch.sub(groups, mean[:, None, :, None, None], out=centered)
+    if spec.training:
+        count = clips * t * height * width
+        var = _sums(centered * centered).sum(0) / count  # (G, C)
+        _update_running(running, mean, var, count, spec.momentum)
+    else:
+        var = running[1].to(groups.dtype).expand(pooled.shape[1:])
+    rstd = torch.rsqrt(var + spec.eps)
+    steps = _relay_forward(pooled.to(weights[0].dtype), h, c, weights)
+    scales, shifts = (v.to(groups.dtype) for v in steps[:2])
+    centered.mul_((scales * rstd)[:, :, None, :, None, None])
+    centered.add_(shifts[:, :, None, :, None, None])
+    if spec.relu:
+        out.relu_()
+    out = out.to(x.dtype)
+    saved = (mean, rstd, *steps, *([out] if spec.relu else []))
+    return out, steps[0][:, -1].clone(), steps[1][:, -1].clone(), saved
+
+
+def _aten_backward(grad_out, grad_h, grad_c, x, h, c, weights, saved, spec):
+    """Gradients of x, of the state (two) and of the eight weights (a list).
+
+    The gradient of x is grad * h * rstd + (x - mean) * slope + offset, where
+    slope and offset are what comes through the statistics and the pooled
+    features.
+    """
+    mean, rstd, *steps = saved[:8]
+    if grad_out is None:
+        grad_out = torch.zeros_like(x)
+    if spec.relu:
+        grad_out = _relu_backward(grad_out, saved[8], 0)
+    grad = _in_groups(grad_out, spec)
+    centered = _in_groups(x, spec) - mean[:, None, :, None, None]
+    clips, _, t, _, height, width = grad.shape
+    grad_shift = _sums(grad)  # (N, G, C)
+    grad_scale = _sums(grad * centered) * rstd
+    grad_pooled, grad_h, grad_c, grad_weights = _relay_backward(
+        grad_scale.to(steps[0].dtype), grad_shift.to(steps[0].dtype),
+        grad_h, grad_c, h, c, weights, steps)
+    scales = steps[0].to(grad.dtype)
+    factor = (scales * rstd)[:, :, None, :, None, None]
+    offset = grad_pooled.to(grad.dtype) / (t * height * width)
+    if spec.training:
+        count = clips * t * height * width
+        slope = (scales * grad_scale).sum(0) * rstd.square() / -count
+        offset -= (scales * grad_shift).sum(0) * rstd / count
+        centered.mul_(slope[:, None, :, None, None])
+        centered.addcmul_(grad, factor)
+    else:
+        torch.mul(grad, factor, out=centered)
+    centered.add_(offset[:, :, None, :, None, None])
+    return (centered.to(x.dtype).flatten(0, 2), grad_h, grad_c,
+            grad_weights)
+
+
+def _in_groups(x, spec):
+    """View (N * T, C, H, W) as (N, G, t, C, H, W); halves as float32."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    return x.view(-1, spec.num_groups, spec.n_segment // spec.num_groups,
+                  *x.shape[1:])
+
+
+def _sums(groups):
+    """Sum over frames and positions, (N, G, C); slower in one step."""
+    return groups.sum(dim=(4, 5)).sum(2)
+
+
+def _relay_forward(x, h, c, weights):
+    """RelayCell.forward.
+
+    Returns:
+        tuple: scales and shifts, (N, S, C), and what the backward needs
+        besides: x, the inputs of the two second layers, (N, S, C / 4), and
+        the gates before their nonlinearities, (N, S, 4C).
+    """
+    in1, in1_bias, in2, in2_bias, hid1, hid1_bias, hid2, hid2_bias = weights
+    linear = torch.nn.functional.linear
+    if h is None:
+        h, c = x.new_zeros(2, x.size(0), x.size(2))
+    inner = linear(x, in1, in1_bias).relu_()
+    from_input = linear(inner, in2, in2_bias + hid2_bias)
+    hid2 = hid2.t()
+    steps = []
+    for gate in from_input.unbind(1):
+        hidden = linear(h, hid1, hid1_bias).relu_()
+        gate = torch.addmm(gate, hidden, hid2)
+        g = gate.chunk(4, 1)[2].tanh()
+        i, f, _, o = gate.sigmoid().chunk(4, 1)
+        c = torch.addcmul(f * c, i, g)
+        h = o * torch.sigmoid(c)
+        steps.append((h, c, hidden, gate))
+    scales, shifts, hiddens, gates = (
+        torch.stack(values, 1) for values in zip(*steps))
+    return scales, shifts, x, inner, hiddens, gates
+
+
+def _relay_backward(grad_scales, grad_shifts, grad_h, grad_c, h, c, weights,
+                    steps):
+    """Gradients of the relay's input, state (two) and weights (a list)."""
+    scales, shifts, x, inner, hiddens, gates = steps
+    in1, _, in2, _, hid1, _, hid2, _ = weights
+    has_state = h is not None
+    if not has_state:
+        h, c = x.new_zeros(2, x.size(0), x.size(2))
+    h_before = torch.cat((h[:, None], scales[:, :-1]), 1)
+    c_before = torch.cat((c[:, None], shifts[:, :-1]), 1)
+    g = gates.chunk(4, 2)[2].tanh()
+    i, f, _, o = gates.sigmoid().chunk(4, 2)
+    sigmoid_c = torch.sigmoid(shifts)
+    # Derivatives of c by its three gates and of h by its one; of h by c.
+    by_gates = torch.cat((
+        _sigmoid_backward(g, i), _sigmoid_backward(c_before, f),
+        _tanh_backward(i, g), _sigmoid_backward(sigmoid_c, o)), 2)
+    by_c = _sigmoid_backward(o, sigmoid_c)
+    grad_gates, grad_hiddens = [], []
+    for grad_scale, grad_shift, by_c, by_gates, f, hidden in reversed(
+            list(zip(*(values.unbind(1) for values in (
+                grad_scales, grad_shifts, by_c, by_gates, f, hiddens))))):
+        grad_h = grad_scale if grad_h is None else grad_h + grad_scale
+        grad_c = grad_shift if grad_c is None else grad_c + grad_shift
+        grad_c = torch.addcmul(grad_c, grad_h, by_c)
+        gate = torch.cat((grad_c, grad_c, grad_c, grad_h), 1).mul_(by_gates)
+        hidden = _relu_backward(gate @ hid2, hidden, 0)
+        grad_gates.append(gate)
+        grad_hiddens.append(hidden)
+        grad_h = hidden @ hid1
+        grad_c = grad_c * f
+    # Each weight's gradient over all steps and clips is one product.
+    grad_gates = torch.stack(grad_gates[::-1], 1).flatten(0, 1)
+    grad_hiddens = torch.stack(grad_hiddens[::-1], 1).flatten(0, 1)
+    inner = inner.flatten(0, 1)
+    grad_inner = _relu_backward(grad_gates @ in2, inner, 0)
+    grad_bias2 = grad_gates.sum(0)
+    gates_by = grad_gates.t()
+    grad_weights = [
+        grad_inner.t() @ x.flatten(0, 1), grad_inner.sum(0),
+        gates_by @ inner, grad_bias2,
+        grad_hiddens.t() @ h_before.flatten(0, 1), grad_hiddens.sum(0),
+        gates_by @ hiddens.flatten(0, 1), grad_bias2.clone()]
+    if not has_state:
+        grad_h = grad_c = None
+    return (grad_inner @ in1).view_as(x), grad_h, grad_c, grad_weights
+
+
+def _kernel(function):
+    """A Triton kernel; a function that nobody calls without Triton."""
+    if triton is None:
+        return function
+    # These would compile anew for values that change nothing.
+    names = [name for name in function.__code__.co_varnames[
+        :function.__code__.co_argcount] if name in (
+            'N', 'T', 'G', 'has_state', 'has_grad_state', 'phase', 'last')
+        or name in ('P', 'rows', 'splits') and 'relay' in function.__name__]
+    return triton.jit(function, do_not_specialize=names)
+
+
+# Triton kernels. Tensors of images are read in tiles of channels by
+# positions; (stride_c, stride_p) is (H * W, 1) for contiguous ones and (1, C)
+# for channels last. A unit is what one program reduces: a run of `rows`
+# positions of one image, `splits` to an image. Everything else is float32
+# vectors: row n * G + g holds the C values of clip n and group g. `scratch`
+# lives for one pass, from a count of arrived programs on; `saved`, for the
+# backward pass, starts with means and inverse deviations (G, C), scales and
+# shifts (N, G, C).
+
+@_kernel
+def _tile(unit, C, P, rows, splits, stride_c, stride_p,
+          BLOCK_C: tl.constexpr):
+    """A unit's channels, their offsets, and its first and last position."""
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    start = (unit % splits) * rows
+    stop = tl.minimum(start + rows, P)
+    image = (unit // splits).to(tl.int64)
+    return c, image * C * P + c[:, None] * stride_c, start, stop
+
+
+@_kernel
+def _moments_kernel(x, scratch, C, P, rows, splits, stride_c,
+                    stride_p, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Mean and sum of squares about it, for each unit and channel.
+
+    Sums are taken of values less the mean of the first tile, which is at
+    most a few standard deviations from the unit's own: nothing cancels.
+    """
+    unit = tl.program_id(0)
+    c, offset, start, stop = _tile(unit, C, P, rows, splits, stride_c,
+                                   stride_p, BLOCK_C)
+    p = start + tl.arange(0, BLOCK_P)[None, :]
+    value = tl.load(x + offset + p * stride_p, mask=p < stop,
+                    other=0.).to(tl.float32)
+    about = tl.sum(value, 1) / tl.minimum(BLOCK_P, stop - start)
+    about = tl.where(about - about == 0, about, 0.)  # not inf, not NaN
+    value = tl.where(p < stop, value - about[:, None], 0.)
+    sums = value
+    squares = value * value
+    for first in range(start + BLOCK_P, stop, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)[None, :]
+        value = tl.load(x + offset + p * stride_p, mask=p < stop,
+                        other=0.).to(tl.float32)
+        value = tl.where(p < stop, value - about[:, None], 0.)
+        sums += value
+        squares += value * value
+    total = tl.sum(sums, 1)
+    m2 = tl.sum(squares, 1) - total * total / (stop - start)
+    moments = scratch + 16 + unit * C + c
+    tl.store(moments, about + total / (stop - start))
+    tl.store(moments + tl.num_programs(0) * C, tl.where(m2 < 0, 0., m2))
+    if (unit == 0) & (tl.program_id(1) == 0):
+        tl.store(scratch, 0.)
+
+
+@_kernel
+def _affine(saved, unit, c, N, C, T, G, splits):
+    """Of a unit: mean, inverse deviation, scale and shift, and its row."""
+    image = unit // splits
+    g = image % T // (T // G)
+    row = image // T * G + g
+    mean = tl.load(saved + g * C + c)
+    rstd = tl.load(saved + (G + g) * C + c)
+    scale = tl.load(saved + (2 * G + row) * C + c)
+    shift = tl.load(saved + (2 * G + N * G + row) * C + c)
+    return (mean[:, None], (scale * rstd)[:, None], shift[:, None], row, g)
+
+
+@_kernel
+def _apply_kernel(x, out, saved, N, C, P, T, G, rows, splits, stride_c,
+                  stride_p, RELU: tl.constexpr, BLOCK_C: tl.constexpr,
+                  BLOCK_P: tl.constexpr):
+    """out = (x - mean) * (scale / deviation) + shift, and ReLU."""
+    unit = tl.program_id(0)
+    c, offset, start, stop = _tile(unit, C, P, rows, splits, stride_c,
+                                   stride_p, BLOCK_C)
+    mean, factor, shift, row, g = _affine(saved, unit, c, N, C, T, G, splits)
+    for first in range(start, stop, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)[None, :]
+        at = offset + p * stride_p
+        value = tl.load(x + at, mask=p < stop, other=0.).to(tl.float32)
+        value = (value - mean) * factor + shift
+        if RELU:
+            value = tl.where(value < 0, 0., value)  # NaN stays
+        tl.store(out + at, value.to(out.dtype.element_ty), mask=p < stop)
+
+
+@_kernel
+def _gradient_sums_kernel(x, grad, scratch, saved, N, C, P, T, G, rows,
+                          splits, stride_c, stride_p, RELU: tl.constexpr,
+                          BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
+    """Sums of grad and of grad * (x - mean), for each unit and channel."""
+    unit = tl.program_id(0)
+    c, offset, start, stop = _tile(unit, C, P, rows, splits, stride_c,
+                                   stride_p, BLOCK_C)
+    mean, factor, shift, row, g = _affine(saved, unit, c, N, C, T, G, splits)
+    sum1 = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    sum2 = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
+    for first in range(start, stop, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)[None, :]
+        at = offset + p * stride_p
+        value = tl.load(x + at, mask=p < stop, other=0.).to(tl.float32) - mean
+        up = tl.load(grad + at, mask=p < stop, other=0.).to(tl.float32)
+        if RELU:
+            up = tl.where(value * factor + shift <= 0, 0., up)
+        sum1 += up
+        # Beyond the last position the gradient is 0, but not 0 * inf.
+        sum2 += tl.where(p < stop, up * value, 0.)
+    sums = scratch + 16 + unit * C + c
+    tl.store(sums, tl.sum(sum1, 1))
+    tl.store(sums + tl.num_programs(0) * C, tl.sum(sum2, 1))
+    if (unit == 0) & (tl.program_id(1) == 0):
+        tl.store(scratch, 0.)
+
+
+@_kernel
+def _input_gradient_kernel(x, grad, grad_x, scratch, saved, N, C, P, T, G,
+                           rows, splits, stride_c, stride_p,
+                           RELU: tl.constexpr, BLOCK_C: tl.constexpr,
+                           BLOCK_P: tl.constexpr):
+    """grad_x = grad * scale / deviation + (x - mean) * slope + level."""
+    unit = tl.program_id(0)
+    c, offset, start, stop = _tile(unit, C, P, rows, splits, stride_c,
+                                   stride_p, BLOCK_C)
+    mean, factor, shift, row, g = _affine(saved, unit, c, N, C, T, G, splits)
+    slopes = scratch + 16 + 2 * tl.num_programs(0) * C
+    slope = tl.load(slopes + g * C + c)[:, None]
+    level = tl.load(slopes + (G + row) * C + c)[:, None]
+    for first in range(start, stop, BLOCK_P):
+        p = first + tl.arange(0, BLOCK_P)[None, :]
+        at = offset + p * stride_p
+        value = tl.load(x + at, mask=p < stop, other=0.).to(tl.float32) - mean
+        up = tl.load(grad + at, mask=p < stop, other=0.).to(tl.float32)
+        if RELU:
+            up = tl.where(value * factor + shift <= 0, 0., up)
+        value = up * factor + value * slope + level
+        tl.store(grad_x + at, value.to(grad_x.dtype.element_ty),
+                 mask=p < stop)
+
+
+# The relay: a program for each slice of BLOCK_C channels, in phases. All
+# programs must have done one phase before any begins the next, because a
+# bottleneck's C/4 hidden units sum over all channels: each slice writes its
+# part of the sum, and adds up the parts of all in the next phase.
+
+@_kernel
+def _wait_for_all(arrived, count):
+    """A barrier: there are few programs, and all of them are running.
+
+    The kernel before has set the count of arrived programs to 0.
+    """
+    tl.debug_barrier()
+    now = tl.atomic_add(arrived, 1., sem='acq_rel', scope='gpu') + 1
+    while now < count:
+        now = tl.atomic_add(arrived, 0., sem='acquire', scope='gpu')
+    tl.debug_barrier()
+
+
+@_kernel
+def _sum_of_parts(parts, row, live, rows, r, R: tl.constexpr,
+                  SLICES: tl.constexpr):
+    """Sum over slices of (SLICES, rows, R), at some rows: (len(row), R)."""
+    AT_ONCE: tl.constexpr = SLICES // 2 if SLICES < 16 else 8
+    parts += row[:, None] * R + r[None, :]
+    total = tl.zeros((row.shape[0], R), tl.float32)
+    for first in range(0, SLICES, AT_ONCE):
+        for s in tl.static_range(AT_ONCE):
+            total += tl.load(parts + (first + s) * rows * R,
+                             mask=live[:, None], other=0.,
+                             cache_modifier='.cg')
+    return total
+
+
+@_kernel
+def _relay_kernel(scratch, saved, h0, c0, running_mean,
+                  running_var, tracked, new_mean, new_var, new_tracked, wi1,
+                  bi1, wi2, bi2, wh1, bh1, wh2, bh2, N, P, T, G, rows, splits,
+                  eps, momentum,
+                  has_state, phase, last, C: tl.constexpr,
+                  BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
+                  BLOCK_G: tl.constexpr,
+                  TRAINING: tl.constexpr, GROUPED: tl.constexpr,
+                  PRECISION: tl.constexpr):
+    """Phase 0 merges the moments of units; phase s > 0 is a relay's step."""
+    R: tl.constexpr = C // 4
+    SLICES: tl.constexpr = C // BLOCK_C
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    r = tl.arange(0, R)
+    NG = N * G
+    moments = scratch + 16
+    parts = moments + 2 * N * T * splits * C
+    parts_h = parts + SLICES * NG * R
+    scales = saved + 2 * G * C
+    shifts = scales + NG * C
+    pools = shifts + NG * C
+    gates = pools + NG * C
+    inner = gates + 4 * NG * C  # hidden units: input map, then hidden map
+    own = tl.program_id(0) * NG * R
+    w1_at = r[None, :] * C + c[:, None]  # (BLOCK_C, R)
+
+    while phase < last:
+        if phase == 0:
+            w1 = tl.load(wi1 + w1_at).to(tl.float32)
+            for first in range(0, NG, BLOCK_N):
+                row = first + tl.arange(0, BLOCK_N)
+                live = (row < NG)[:, None]
+                at = row[:, None] * C + c[None, :]
+                pooled, m2 = _merge_moments(
+                    moments, row, c, NG, P, T // G * splits, rows, splits, C,
+                    BLOCK_C, BLOCK_N)
+                tl.store(pools + at, pooled, mask=live)
+                tl.store(scales + at, m2, mask=live)  # until there are scales
+                tl.store(parts + own + row[:, None] * R + r[None, :],
+                         tl.dot(pooled, w1, input_precision=PRECISION),
+                         mask=live)
+            if has_state != 0:
+                w1 = tl.load(wh1 + w1_at).to(tl.float32)
+                for n0 in range(0, N, BLOCK_N):
+                    n = n0 + tl.arange(0, BLOCK_N)
+                    live = (n < N)[:, None]
+                    h = tl.load(h0 + n[:, None] * C + c[None, :], mask=live,
+                                other=0.).to(tl.float32)
+                    tl.store(parts_h + own + n[:, None] * G * R + r[None, :],
+                             tl.dot(h, w1, input_precision=PRECISION),
+                             mask=live)
+            tl.debug_barrier()
+
+            g = tl.arange(0, BLOCK_G)
+            at = g[:, None] * C + c[None, :]
+            running_at = at if GROUPED else at - g[:, None] * C
+            mean = tl.load(running_mean + running_at,
+                           mask=(g < G)[:, None], other=0.).to(tl.float32)
+            var = tl.load(running_var + running_at,
+                          mask=(g < G)[:, None], other=0.).to(tl.float32)
+            if TRAINING:
+                run_mean = mean
+                run_var = var
+                mean = _sum_over_clips(pools, N, G, c, 0, 0, C, BLOCK_C,
+                                       BLOCK_G) / N
+                size = (T // G * P).to(tl.float32)  # values of clip and group
+                m2 = _sum_over_clips(scales, N, G, c, 0, 0, C, BLOCK_C,
+                                     BLOCK_G)
+                m2 += size * _sum_over_clips(
+                    pools, N, G, c, 1, mean, C, BLOCK_C, BLOCK_G)
+                var = m2 / (size * N)
+                _move(new_mean, run_mean, mean, momentum, g, G, c, C, GROUPED)
+                _move(new_var, run_var, m2 / (size * N - 1), momentum, g, G,
+                      c, C, GROUPED)
+                if tl.program_id(0) == 0:
+                    tl.store(new_tracked, tl.load(tracked) + 1)
+            tl.store(saved + at, mean, mask=(g < G)[:, None])
+            tl.store(saved + G * C + at, 1 / tl.sqrt(var + eps),
+                     mask=(g < G)[:, None])
+        else:
+            s = phase - 1
+            for n0 in range(0, N, BLOCK_N):
+                n = n0 + tl.arange(0, BLOCK_N)
+                row = n * G + s
+                live = (n < N)[:, None]
+                at = row[:, None] * C + c[None, :]
+                unit_at = row[:, None] * R + r[None, :]
+                u_in = tl.load(bi1 + r).to(tl.float32)[None, :] + (
+                    _sum_of_parts(parts, row, n < N, NG, r, R, SLICES))
+                u_in = tl.where(u_in < 0, 0., u_in)
+                u_h = tl.zeros((BLOCK_N, R), tl.float32) + (
+                    tl.load(bh1 + r).to(tl.float32)[None, :])
+                if (s > 0) | (has_state != 0):
+                    u_h += _sum_of_parts(parts_h, row, n < N, NG, r, R,
+                                         SLICES)
+                u_h = tl.where(u_h < 0, 0., u_h)
+                if tl.program_id(0) == 0:
+                    tl.store(inner + unit_at, u_in, mask=live)
+                    tl.store(inner + NG * R + unit_at, u_h, mask=live)
+
+                # In a loop, and through memory: all gates' weights at once
+                # would not fit into the registers.
+                gate_at = row[:, None] * 4 * C + c[None, :]
+                for k in range(4):
+                    at_k = k * C + c
+                    w2_at = at_k[None, :] * R + r[:, None]  # (R, BLOCK_C)
+                    gate = tl.dot(u_in, tl.load(wi2 + w2_at).to(tl.float32),
+                                  input_precision=PRECISION)
+                    gate += tl.dot(u_h, tl.load(wh2 + w2_at).to(tl.float32),
+                                   input_precision=PRECISION)
+                    gate += (tl.load(bi2 + at_k).to(tl.float32)
+                             + tl.load(bh2 + at_k).to(tl.float32))[None, :]
+                    if k == 2:  # tanh
+                        gate = 2 * tl.sigmoid(2 * gate) - 1
+                    else:
+                        gate = tl.sigmoid(gate)
+                    tl.store(gates + gate_at + k * C, gate, mask=live)
+                tl.debug_barrier()
+                i = tl.load(gates + gate_at, mask=live, other=0.)
+                f = tl.load(gates + gate_at + C, mask=live, other=0.)
+                g = tl.load(gates + gate_at + 2 * C, mask=live, other=0.)
+                o = tl.load(gates + gate_at + 3 * C, mask=live, other=0.)
+                new_c = f * _state_before(shifts, c0, row, G, c, live,
+                                          has_state, C) + i * g
+                h = o * tl.sigmoid(new_c)
+                tl.store(scales + at, h, mask=live)
+                tl.store(shifts + at, new_c, mask=live)
+                if s + 1 < G:
+                    w1 = tl.load(wh1 + w1_at).to(tl.float32)
+                    tl.store(parts_h + own + unit_at + R,
+                             tl.dot(h, w1, input_precision=PRECISION),
+                             mask=live)
+        phase += 1
+        if phase < last:
+            _wait_for_all(scratch, phase * SLICES)
+
+
+@_kernel
+def _merge_moments(moments, row, c, NG, P, U, rows, splits, C: tl.constexpr,
+                   BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Mean and sum of squares about it, of rows' U units."""
+    at = (row * U)[:, None] * C + c[None, :]
+    mean = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    size = 0.
+    for first in range(0, U, 8):
+        for u in tl.static_range(8):
+            weight = _unit_size(first + u, U, P, rows, splits)
+            live = row < tl.where(first + u < U, NG, 0)
+            mean += weight * tl.load(moments + at + (first + u) * C,
+                                     mask=live[:, None], other=0.)
+            size += weight
+    mean /= size
+    m2 = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    for first in range(0, U, 8):
+        for u in tl.static_range(8):
+            live = row < tl.where(first + u < U, NG, 0)
+            part = tl.load(moments + at + (first + u) * C,
+                           mask=live[:, None], other=0.) - mean
+            m2 += part * part * _unit_size(first + u, U, P, rows, splits)
+            m2 += tl.load(moments + NG * U * C + at + (first + u) * C,
+                          mask=live[:, None], other=0.)
+    return mean, m2
+
+
+@_kernel
+def _unit_size(u, U, P, rows, splits):
+    """How many positions the u-th unit has; none from U on."""
+    return tl.where(u < U, tl.minimum(rows, P - u % splits * rows), 0
+                    ).to(tl.float32)
+
+
+@_kernel
+def _sum_over_clips(values, N, G, c, SQUARED: tl.constexpr, mean,
+                    C: tl.constexpr, BLOCK_C: tl.constexpr,
+                    BLOCK_G: tl.constexpr):
+    """Sum of rows' values, or of their squares about the mean, (G, C)."""
+    g = tl.arange(0, BLOCK_G)
+    values += g[:, None] * C + c[None, :]
+    total = tl.zeros((BLOCK_G, BLOCK_C), tl.float32)
+    for first in range(0, N, 8):
+        for n in tl.static_range(8):
+            live = (g < tl.where(first + n < N, G, 0))[:, None]
+            value = tl.load(values + (first + n) * G * C, mask=live,
+                            other=0.)
+            if SQUARED:
+                value = tl.where(live, value - mean, 0.)
+                value *= value
+            total += value
+    return total
+
+
+@_kernel
+def _move(new, running, batch, momentum, g, G, c, C: tl.constexpr,
+          GROUPED: tl.constexpr):
+    """Move running statistics, (G, C), towards the batch's."""
+    if GROUPED:
+        running += momentum * (batch - running)
+        tl.store(new + g[:, None] * C + c[None, :],
+                 running.to(new.dtype.element_ty), mask=(g < G)[:, None])
+    else:  # each group in turn moves the one (C,): later ones weigh more
+        weight = tl.where(g < G, momentum, 0.)
+        keep = 1. - momentum
+        for later in range(1, G):
+            weight = tl.where(g < later, weight * (1. - momentum), weight)
+            keep *= 1. - momentum
+        running = tl.sum(tl.where((g == 0)[:, None], running, 0.), 0)
+        tl.store(new + c, (keep * running + tl.sum(
+            tl.where((g < G)[:, None], batch * weight[:, None], 0.), 0)).to(
+                new.dtype.element_ty))
+
+
+@_kernel
+def _state_before(values, start, row, G, c, live, has_state,
+                  C: tl.constexpr):
+    """Of rows: the values a step before, or those at the start, or 0."""
+    before = tl.load(values + (row[:, None] - 1) * C + c[None, :],
+                     mask=live & (row % G > 0)[:, None], other=0.)
+    return before + tl.load(
+        start + (row // G)[:, None] * C + c[None, :],
+        mask=live & (row % G == has_state - 1)[:, None], other=0.
+    ).to(tl.float32)
+
+
+@_kernel
+def _relay_gradient_kernel(
+        scratch, saved, h0, c0, grad_h, grad_c,
+        grad_state, wi1, wi2, wh1, wh2, grad_w, N, P, T, G, splits, has_state,
+        has_grad_state, phase, last, C: tl.constexpr, BLOCK_C: tl.constexpr,
+        BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr,
+        TRAINING: tl.constexpr, PRECISION: tl.constexpr):
+    """The backward pass of the relay.
+
+    Phase p < G is step G - 1 - p, where phase 0 merges the sums of units
+    first. Phase G adds up the parts of the hidden units' gradients, and
+    phase G + 1 gives the gradients of pooled means and of weights.
+    """
+    R: tl.constexpr = C // 4
+    SLICES: tl.constexpr = C // BLOCK_C
+    slice = tl.program_id(0)
+    c = slice * BLOCK_C + tl.arange(0, BLOCK_C)
+    r = tl.arange(0, R)
+    NG = N * G
+    scales = saved + 2 * G * C
+    shifts = scales + NG * C
+    pools = shifts + NG * C
+    gates = pools + NG * C
+    inner = gates + 4 * NG * C
+    inner_h = inner + NG * R
+    sums = scratch + 16
+    slopes = sums + 2 * N * T * splits * C
+    levels = slopes + G * C
+    grad_scales = levels + NG * C
+    grad_shifts = grad_scales + NG * C
+    carry = grad_shifts + NG * C  # (N, C)
+    grad_gates = carry + N * C
+    parts = grad_gates + 4 * NG * C
+    parts_h = parts + SLICES * NG * R
+    grad_inner = parts_h + SLICES * NG * R
+    grad_inner_h = grad_inner + NG * R
+    own = slice * NG * R
+    w1_at = r[:, None] * C + c[None, :]  # (R, BLOCK_C)
+    w2_at = c[:, None] * R + r[None, :]  # (BLOCK_C, R)
+
+    while phase < last:
+        if phase == 0:
+            for first in range(0, NG, BLOCK_N):
+                row = first + tl.arange(0, BLOCK_N)
+                live = (row < NG)[:, None]
+                at = row[:, None] * C + c[None, :]
+                tl.store(grad_shifts + at, _sum_of_units(
+                    sums, row, c, NG, T // G * splits, C, BLOCK_C, BLOCK_N),
+                    mask=live)
+                rstd = tl.load(saved + (G + row % G)[:, None] * C
+                               + c[None, :])
+                tl.store(grad_scales + at, rstd * _sum_of_units(
+                    sums + N * T * splits * C, row, c, NG, T // G * splits, C,
+                    BLOCK_C, BLOCK_N), mask=live)
+            tl.debug_barrier()
+
+            g = tl.arange(0, BLOCK_G)
+            live = (g < G)[:, None]
+            at = g[:, None] * C + c[None, :]
+            rstd = tl.load(saved + G * C + at, mask=live, other=0.)
+            slope = tl.zeros((BLOCK_G, BLOCK_C), tl.float32)
+            level = slope
+            if TRAINING:
+                for first in range(0, N, 8):
+                    for n in tl.static_range(8):
+                        rows_at = (first + n) * G * C + at
+                        rows_live = (g < tl.where(first + n < N, G, 0)
+                                     )[:, None]
+                        scale = tl.load(scales + rows_at, mask=rows_live,
+                                        other=0.)
+                        slope += scale * tl.load(
+                            grad_scales + rows_at, mask=rows_live, other=0.)
+                        level += scale * tl.load(
+                            grad_shifts + rows_at, mask=rows_live, other=0.)
+                count = (T // G * P).to(tl.float32) * N
+                slope *= -rstd * rstd / count
+                level *= -rstd / count
+            tl.store(slopes + at, slope, mask=live)
+            for n in range(N):
+                tl.store(levels + n * G * C + at, level, mask=live)
+
+        if phase < G:
+            s = G - 1 - phase
+            for n0 in range(0, N, BLOCK_N):
+                n = n0 + tl.arange(0, BLOCK_N)
+                row = n * G + s
+                live = (n < N)[:, None]
+                state_at = n[:, None] * C + c[None, :]
+                at = row[:, None] * C + c[None, :]
+                unit_at = row[:, None] * R + r[None, :]
+                gh = tl.load(grad_scales + at, mask=live, other=0.)
+                gc = tl.load(grad_shifts + at, mask=live, other=0.)
+                if phase > 0:
+                    up = _sum_of_parts(parts_h, row + 1, n < N, NG, r, R,
+                                       SLICES)
+                    u_h = tl.load(inner_h + unit_at + R, mask=live, other=0.)
+                    up = tl.where(u_h <= 0, 0., up)
+                    gh += tl.dot(up, tl.load(wh1 + w1_at).to(tl.float32),
+                                 input_precision=PRECISION)
+                    gc += tl.load(carry + state_at, mask=live, other=0.)
+                elif has_grad_state != 0:
+                    gh += tl.load(grad_h + state_at, mask=live,
+                                  other=0.).to(tl.float32)
+                    gc += tl.load(grad_c + state_at, mask=live,
+                                  other=0.).to(tl.float32)
+                gate_at = row[:, None] * 4 * C + c[None, :]
+                i = tl.load(gates + gate_at, mask=live, other=0.)
+                f = tl.load(gates + gate_at + C, mask=live, other=0.)
+                g = tl.load(gates + gate_at + 2 * C, mask=live, other=0.)
+                o = tl.load(gates + gate_at + 3 * C, mask=live, other=0.)
+                squashed = tl.sigmoid(
+                    tl.load(shifts + at, mask=live, other=0.))
+                c_before = _state_before(shifts, c0, row, G, c, live,
+                                         has_state, C)
+                gc += gh * o * squashed * (1 - squashed)
+                di = gc * g * i * (1 - i)
+                df = gc * c_before * f * (1 - f)
+                dg = gc * i * (1 - g * g)
+                do = gh * squashed * o * (1 - o)
+                tl.store(carry + state_at, gc * f, mask=live)
+                tl.store(grad_gates + gate_at, di, mask=live)
+                tl.store(grad_gates + gate_at + C, df, mask=live)
+                tl.store(grad_gates + gate_at + 2 * C, dg, mask=live)
+                tl.store(grad_gates + gate_at + 3 * C, do, mask=live)
+                tl.debug_barrier()
+                to_in = tl.zeros((BLOCK_N, R), tl.float32)
+                to_h = tl.zeros((BLOCK_N, R), tl.float32)
+                for k in range(4):
+                    up = tl.load(grad_gates + gate_at + k * C, mask=live,
+                                 other=0.)
+                    at_k = k * C * R + w2_at
+                    to_in = tl.dot(up, tl.load(wi2 + at_k).to(tl.float32),
+                                   to_in, input_precision=PRECISION)
+                    to_h = tl.dot(up, tl.load(wh2 + at_k).to(tl.float32),
+                                  to_h, input_precision=PRECISION)
+                tl.store(parts + own + unit_at, to_in, mask=live)
+                tl.store(parts_h + own + unit_at, to_h, mask=live)
+        elif phase == G:
+            for first in range(slice * BLOCK_N, NG, SLICES * BLOCK_N):
+                row = first + tl.arange(0, BLOCK_N)
+                live = (row < NG)[:, None]
+                at = row[:, None] * R + r[None, :]
+                up = _sum_of_parts(parts, row, row < NG, NG, r, R, SLICES)
+                u = tl.load(inner + at, mask=live, other=0.)
+                tl.store(grad_inner + at, tl.where(u <= 0, 0., up),
+                         mask=live)
+                up = _sum_of_parts(parts_h, row, row < NG, NG, r, R, SLICES)
+                u = tl.load(inner_h + at, mask=live, other=0.)
+                tl.store(grad_inner_h + at, tl.where(u <= 0, 0., up),
+                         mask=live)
+        else:
+            size = (T // G * P).to(tl.float32)
+            w1 = tl.load(wi1 + w1_at).to(tl.float32)
+            gw1 = tl.zeros((R, BLOCK_C), tl.float32)
+            gwh1 = tl.zeros((R, BLOCK_C), tl.float32)
+            gb1 = tl.zeros((R, ), tl.float32)
+            gbh1 = tl.zeros((R, ), tl.float32)
+            for first in range(0, NG, BLOCK_N):
+                row = first + tl.arange(0, BLOCK_N)
+                live = (row < NG)[:, None]
+                at = row[:, None] * C + c[None, :]
+                unit_at = row[:, None] * R + r[None, :]
+                up = tl.load(grad_inner + unit_at, mask=live, other=0.,
+                             cache_modifier='.cg')
+                up_h = tl.load(grad_inner_h + unit_at, mask=live, other=0.,
+                               cache_modifier='.cg')
+                level = tl.load(levels + at, mask=live, other=0.)
+                level += tl.dot(up, w1, input_precision=PRECISION) / size
+                tl.store(levels + at, level, mask=live)
+                pooled = tl.load(pools + at, mask=live, other=0.)
+                h = _state_before(scales, h0, row, G, c, live, has_state, C)
+                gw1 += tl.dot(tl.trans(up), pooled, input_precision=PRECISION)
+                gwh1 += tl.dot(tl.trans(up_h), h, input_precision=PRECISION)
+                gb1 += tl.sum(up, 0)
+                gbh1 += tl.sum(up_h, 0)
+            tl.store(grad_w + w1_at, gw1.to(grad_w.dtype.element_ty))
+            grad_wh = grad_w + 5 * R * C + R + 4 * C
+            tl.store(grad_wh + w1_at, gwh1.to(grad_w.dtype.element_ty))
+            if slice == 0:
+                tl.store(grad_w + R * C + r, gb1.to(grad_w.dtype.element_ty))
+                tl.store(grad_wh + R * C + r,
+                         gbh1.to(grad_w.dtype.element_ty))
+            for k in range(4):
+                gw2 = tl.zeros((BLOCK_C, R), tl.float32)
+                gwh2 = tl.zeros((BLOCK_C, R), tl.float32)
+                gb2 = tl.zeros((BLOCK_C, ), tl.float32)
+                for first in range(0, NG, BLOCK_N):
+                    row = first + tl.arange(0, BLOCK_N)
+                    live = (row < NG)[:, None]
+                    unit_at = row[:, None] * R + r[None, :]
+                    up = tl.load(
+                        grad_gates + row[:, None] * 4 * C + k * C
+                        + c[None, :], mask=live, other=0.)
+                    u = tl.load(inner + unit_at, mask=live, other=0.)
+                    u_h = tl.load(inner_h + unit_at, mask=live, other=0.)
+                    gw2 += tl.dot(tl.trans(up), u, input_precision=PRECISION)
+                    gwh2 += tl.dot(tl.trans(up), u_h,
+                                   input_precision=PRECISION)
+                    gb2 += tl.sum(up, 0)
+                b1_end = R * C + R
+                at = b1_end + k * C * R + w2_at
+                tl.store(grad_w + at, gw2.to(grad_w.dtype.element_ty))
+                tl.store(grad_wh + at, gwh2.to(grad_w.dtype.element_ty))
+                at = b1_end + 4 * C * R + k * C + c
+                tl.store(grad_w + at, gb2.to(grad_w.dtype.element_ty))
+                tl.store(grad_wh + at, gb2.to(grad_w.dtype.element_ty))
+            if has_state != 0:
+                w1 = tl.load(wh1 + w1_at).to(tl.float32)
+                for n0 in range(0, N, BLOCK_N):
+                    n = n0 + tl.arange(0, BLOCK_N)
+                    live = (n < N)[:, None]
+                    at = n[:, None] * C + c[None, :]
+                    up = tl.load(
+                        grad_inner_h + n[:, None] * G * R + r[None, :],
+                        mask=live, other=0., cache_modifier='.cg')
+                    tl.store(grad_state + at,
+                             tl.dot(up, w1, input_precision=PRECISION),
+                             mask=live)
+                    tl.store(grad_state + N * C + at, tl.load(
+                        carry + at, mask=live, other=0.), mask=live)
+        phase += 1
+        if phase < last:
+            _wait_for_all(scratch, phase * SLICES)
+
+
+@_kernel
+def _sum_of_units(sums, row, c, NG, U, C: tl.constexpr, BLOCK_C: tl.constexpr,
+                  BLOCK_N: tl.constexpr):
+    """Sum over the U units of each row."""
+    sums += (row * U)[:, None] * C + c[None, :]
+    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    for first in range(0, U, 8):
+        for u in tl.static_range(8):
+            live = row < tl.where(first + u < U, NG, 0)
+            total += tl.load(sums + (first + u) * C, mask=live[:, None],
+                             other=0.)
+    return total
+
+
+@functools.lru_cache(None)
+def _precision(device):
+    """Products of float32 to float32's precision, on tensor cores."""
+    if INTERPRETED or torch.cuda.get_device_capability(device) < (8, 0):
+        return 'ieee'
+    return 'tf32x3'
+
+
+def _define_compiled_normalize():
+    """The kernels as one operator that torch.compile does not look into."""
+    if triton is None or not hasattr(torch.library, 'custom_op'):
+        return None
+    namespace = __name__.replace('.', '_')  # a second copy has its own
+    # The operator takes the memory layout that the compiler prefers.
+    options = dict(mutates_args=(), tags=[
+        tag for tag in [getattr(torch.Tag, 'flexible_layout', None)] if tag])
+
+    def normalize(x: Tensor, h: Optional[Tensor], c: Optional[Tensor],
+                  weights: List[Tensor], running_mean: Tensor,
+                  running_var: Tensor, tracked: Tensor, n_segment: int,
+                  num_groups: int, eps: float, momentum: float,
+                  training: bool, relu: bool
+                  ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        running = running_mean, running_var, tracked
+        updated = tuple(torch.empty_like(buffer) for buffer in running)
+        out, new_h, new_c, (saved, ) = _triton_forward(
+            x, h, c, weights, running, updated,
+            _Spec(n_segment, num_groups, eps, momentum, training, relu))
+        # An operator's outputs are not views of one another.
+        return (out, torch.stack((new_h, new_c)), saved, *updated)
+
+    def fake_normalize(x, h, c, weights, running_mean, running_var, tracked,
+                       n_segment, num_groups, *spec):
+        clips, channels = x.size(0) // n_segment, x.size(1)
+        vectors = functools.partial(x.new_empty, dtype=torch.float32)
+        return (torch.empty_like(x, memory_format=_memory_format(x)),
+                vectors((2, clips, channels)),
+                vectors(_saved_size(clips, num_groups, channels)),
+                torch.empty_like(running_mean), torch.empty_like(running_var),
+                torch.empty_like(tracked))
+
+    def gradients(grad_out: Optional[Tensor], grad_state: Optional[Tensor],
+                  x: Tensor, h: Optional[Tensor],
+                  c: Optional[Tensor], weights: List[Tensor], saved: Tensor,
+                  n_segment: int, num_groups: int, eps: float,
+                  momentum: float, training: bool, relu: bool
+                  ) -> Tuple[Tensor, Tensor, Tensor]:
+        grad_h, grad_c = (None, None) if grad_state is None else grad_state
+        grad_x, grad_state, grad_weights = _triton_gradients(
+            grad_out, grad_h, grad_c, x, h, c, weights, saved,
+            _Spec(n_segment, num_groups, eps, momentum, training, relu))
+        if h is None:  # not an input
+            grad_state = grad_state.new_empty(
+                (2, x.size(0) // n_segment, x.size(1)))
+        return grad_x, grad_state, grad_weights
+
+    def fake_gradients(grad_out, grad_state, x, h, c, weights, saved,
+                       n_segment, *spec):
+        state = x.new_empty((2, x.size(0) // n_segment, x.size(1)),
+                            dtype=torch.float32)
+        return (torch.empty_like(x, memory_format=_memory_format(x)), state,
+                weights[0].new_empty(sum(w.numel() for w in weights)))
+
+    normalize = torch.library.custom_op(
+        f'{namespace}::normalize', normalize, **options)
+    normalize.register_fake(fake_normalize)
+    gradients = torch.library.custom_op(
+        f'{namespace}::normalize_gradients', gradients, **options)
+    gradients.register_fake(fake_gradients)
+
+    def setup_context(ctx, inputs, output):
+        x, h, c, weights, _, _, _, *ctx.spec = inputs
+        ctx.has_state = h is not None
+        ctx.save_for_backward(x, output[2], *weights,
+                              *((h, c) if ctx.has_state else ()))
+
+    def backward(ctx, grad_out, grad_state, *_):
+        x, saved, *weights = ctx.saved_tensors
+        h, c = weights[8:] if ctx.has_state else (None, None)
+        grad_x, grad_state, grad_weights = gradients(
+            grad_out, grad_state, x, h, c, weights[:8], saved, *ctx.spec)
+        return (grad_x, *(grad_state.unbind() if ctx.has_state
+                          else (None, None)),
+                list(_unflatten_dense_tensors(grad_weights, weights[:8])),
+                *[None] * (3 + len(ctx.spec)))
+
+    normalize.register_autograd(backward, setup_context=setup_context)
+    return normalize
+
+
+_compiled_normalize = _define_compiled_normalize()
 
 
 def _register():

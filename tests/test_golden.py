@@ -182,7 +182,10 @@ class MisreadBackward(torch.autograd.Function):
 
 
 def with_misread_backward(norm):
-    """A forward for a (N * T, C, 1, 1) CrossTemporalNorm in training."""
+    """A forward for a (N * T, C, 1, 1) CrossTemporalNorm in training.
+
+    With the ReLU that a block's norm applies.
+    """
     def forward(x):
         groups = x.view(-1, norm.num_groups,
                         norm.n_segment // norm.num_groups, x.size(1))
@@ -190,7 +193,7 @@ def with_misread_backward(norm):
         out = torch.stack([MisreadBackward.apply(g.transpose(1, 2))
                            for g in groups.unbind(1)], 1)  # (N, G, C, t)
         out = out * scale[..., None] + shift[..., None]
-        return out.transpose(2, 3).reshape(x.shape)
+        return out.transpose(2, 3).reshape(x.shape).relu()
     return forward
 
 

@@ -106,7 +106,8 @@ import torch
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('mmaction', 'mmengine', 'mmcv', 'cv2'):
+        if name.split('.')[0] in ('mmaction', 'mmengine', 'mmcv', 'cv2',
+                                  'triton'):
             raise ModuleNotFoundError(f'no {name}', name=name)
 
 
