@@ -29,14 +29,18 @@ def check_clips(split, data, backbone):
             f'num_segments={num_segments} segments')
 
 
-def check_out(path):
-    """A results pickle can be written at path; its folder is made.
+def check_out(path, endings=('.pkl', '.pickle')):
+    """Results can be written at path; its folder is made.
+
+    Args:
+        path (str): the file.
+        endings (tuple[str]): what its name may end in.
 
     Raises:
         HostError: it cannot, or path has another ending.
     """
-    if not path.endswith(('.pkl', '.pickle')):
-        raise HostError(f'--out {path} should end in .pkl or .pickle')
+    if not path.endswith(endings):
+        raise HostError(f'--out {path} should end in {" or ".join(endings)}')
     if osp.isdir(path):
         raise HostError(f'cannot write --out {path}: it is a folder')
     probe = f'{path}.{os.getpid()}.tmp'

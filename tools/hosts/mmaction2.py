@@ -19,7 +19,8 @@ from mmengine.config import Config, DictAction
 from . import HostError
 from .checks import check_clips, check_out, fill_model, read_checkpoint
 
-__all__ = ['DictAction', 'load_config', 'test', 'train', 'translate']
+__all__ = ['DictAction', 'build_runner', 'leave_group', 'load_config', 'test',
+           'train', 'translate']
 
 IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components']
 REQUIRED = object()
@@ -482,11 +483,11 @@ def train(args):
         cfg.load_from, cfg.resume = resume_from, True
     elif cfg.load_from:
         read_checkpoint(cfg.load_from)
-    runner = _build_runner(cfg, args.launcher)
+    runner = build_runner(cfg, args.launcher)
     if resume_from:  # the Runner, which loads it again, is not strict
         fill_model(_model_of(runner), checkpoint['state_dict'], resume_from)
     runner.train()
-    _leave_group()
+    leave_group()
 
 
 def test(args):
@@ -500,18 +501,29 @@ def test(args):
     cfg.load_from = None
     cfg.test_evaluator = dict(
         type='V1Results', out=args.out, use_softmax=args.use_softmax)
-    runner = _build_runner(cfg, args.launcher)
+    runner = build_runner(cfg, args.launcher)
     fill_model(_model_of(runner), checkpoint['state_dict'], args.checkpoint)
     runner.test()
-    _leave_group()
+    leave_group()
 
 
 def _model_of(runner):
     return getattr(runner.model, 'module', runner.model)
 
 
-def _build_runner(cfg, launcher):
-    """A Runner with its model, in this process of the launch."""
+def build_runner(cfg, launcher):
+    """A Runner with its model, in this process of the launch.
+
+    Args:
+        cfg (mmengine.Config): from :func:`translate`.
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
+
+    Returns:
+        mmengine.runner.Runner
+
+    Raises:
+        HostError: the launcher, the backbone or a logger cannot be had.
+    """
     # What a user can do nothing about: mmcv-lite has no compiled operators,
     # which nothing here uses; mmengine calls what torch has since renamed.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeform')
@@ -547,7 +559,7 @@ def _build_runner(cfg, launcher):
     return runner
 
 
-def _leave_group():
+def leave_group():
     """Shut the process group down: NCCL warns of one left at exit."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
