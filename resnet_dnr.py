@@ -918,31 +918,33 @@ def choose_backend(wanted, x, relay):
     if wanted == 'plain' or derives_or_exports or x.numel() == 0:
         return 'plain'
     weight = relay.input_map[0].weight
-    choice, why_not = (_choice if compiling else _logged_choice)(
+    return (_choice if compiling else _cached_choice)(
         wanted, x.device.type, x.dtype, weight.dtype, weight.size(1),
         compiling)
-    if choice == wanted or wanted != 'triton':
-        return choice
-    raise RuntimeError(f"backend='triton' cannot be used: {why_not}")
 
 
 def _choice(wanted, device, dtype, weight_dtype, channels, compiling):
-    """choose_backend where no transform is at work, and why not 'triton'."""
+    """choose_backend where nothing asks for 'plain'."""
     why_not = None if wanted == 'aten' else _why_not_triton(
         device, dtype, weight_dtype, channels, compiling)
-    if wanted != 'aten' and why_not is None:
+    if wanted == 'triton' and why_not:
+        raise RuntimeError(f"backend='triton' cannot be used: {why_not}")
+    if wanted != 'aten' and not why_not:
         choice = 'triton'
     else:
         choice = 'plain' if compiling else 'aten'
-    return choice, why_not
+    if not compiling:
+        _log_choice(dtype, device, choice, why_not)
+    return choice
+
+
+_cached_choice = functools.lru_cache(None)(_choice)
 
 
 @functools.lru_cache(None)
-def _logged_choice(wanted, device, dtype, *others):
-    choice, why_not = _choice(wanted, device, dtype, *others)
+def _log_choice(dtype, device, choice, why_not):
     logger.info('dynamic normalization of %s on %s: %s%s', dtype, device,
                 choice, f' ({why_not})' if why_not else '')
-    return choice, why_not
 
 
 def _why_not_triton(device, dtype, weight_dtype, channels, compiling):
@@ -1152,9 +1154,10 @@ def _triton_forward(x, h, c, weights, running, updated, spec):
     if x.is_cuda and x.device.index != torch.cuda.current_device():
         with torch.cuda.device(x.device):  # where Triton launches
             return _triton_forward(x, h, c, weights, running, updated, spec)
-    plan = _plan(x.shape, x.stride(), x.device, (
-        x.dtype, weights[0].dtype, running[0].dtype), spec.n_segment,
-        spec.num_groups)
+    weights = [weight.contiguous() for weight in weights]
+    plan = _plan(x.shape, x.stride(), x.device, tuple(
+        [x.dtype] + [tensor.dtype for tensor in (*weights, *running)]),
+        spec.n_segment, spec.num_groups)
     if plan.copy:
         x = x.contiguous(memory_format=plan.memory_format)
     clips, channels, positions, T, G, rows, splits, *_ = plan.passes
@@ -1201,8 +1204,10 @@ def _triton_gradients(grad_out, grad_h, grad_c, x, h, c, weights, saved,
         with torch.cuda.device(x.device):
             return _triton_gradients(grad_out, grad_h, grad_c, x, h, c,
                                      weights, saved, spec)
-    plan = _plan(x.shape, x.stride(), x.device, (
-        x.dtype, weights[0].dtype), spec.n_segment, spec.num_groups)
+    weights = [weight.contiguous() for weight in weights]
+    plan = _plan(x.shape, x.stride(), x.device, tuple(
+        [x.dtype] + [weight.dtype for weight in weights]), spec.n_segment,
+        spec.num_groups)
     if plan.copy:
         x = x.contiguous(memory_format=plan.memory_format)
     if grad_out is None:
