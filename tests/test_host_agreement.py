@@ -100,12 +100,15 @@ def test_scores(folder, crops):
     assert np.ptp(np.concatenate(scores['v1']), axis=0).max() > 0.1
 
 
-def test_training_step(folder):
+def test_training_step(folder, monkeypatch):
     """Loss and updated weights to 1e-5, after one step on all videos.
 
     The hosts shuffle differently; a batch of all videos is the same to the
-    batch statistics and the mean loss.
+    batch statistics and the mean loss. With backend='plain', whose rounding
+    depends on the order least: where rounding flips a ReLU, the stem's
+    weights differ by more.
     """
+    monkeypatch.setenv('RESNET_DNR_BACKEND', 'plain')
     options = SMALL + [
         'data.train.ann_file=list.txt', 'data.train.img_prefix=.',
         'data.train.random_shift=False', 'data.train.flip_ratio=0',
