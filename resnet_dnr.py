@@ -34,6 +34,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import operator
 import os
 import re
@@ -93,6 +94,13 @@ class RelayCell(nn.Module):
         hidden1, _, hidden2 = self.hidden_map
         return [in1.weight, in1.bias, in2.weight, in2.bias, hidden1.weight,
                 hidden1.bias, hidden2.weight, hidden2.bias]
+
+    def gathered_weights(self):
+        """All parameters in one vector, in the order of :meth:`weights`.
+
+        For each layer that uses it, autograd adds up one gradient, not eight.
+        """
+        return torch.cat([weight.flatten() for weight in self.weights()])
 
     def forward(self, x, state=None):
         """Run over a sequence.
@@ -175,16 +183,20 @@ class DynamicNorm(nn.Module):
                 f'num_groups={self.num_groups}, '
                 f'running_stats={self.running_stats!r}')
 
-    def normalize(self, x, relay, state=None):
+    def normalize(self, x, relay, state=None, weights=None):
         """Standardize, then scale and shift by what the relay cell predicts.
 
         Args:
             x (Tensor): (N * T, C, H, W).
             relay (RelayCell): the cell, of C channels.
-            state (tuple | None): its state, see :class:`RelayCell`.
+            state (tuple | Tensor | None): its state, see :class:`RelayCell`;
+                both tensors as one, (2, N, C), will do.
+            weights (Tensor | None): :meth:`RelayCell.gathered_weights`,
+                where several layers share the cell.
 
         Returns:
-            tuple: the output, shaped and typed like x, and the new state.
+            tuple: the output, shaped and typed like x, and the new state, a
+            pair or both as one.
 
         Raises:
             ValueError: in training, when a group has a single value a
@@ -205,17 +217,19 @@ class DynamicNorm(nn.Module):
                      self.momentum, self.training, self.relu)
         running = (self.running_mean, self.running_var,
                    self.num_batches_tracked)
-        h, c = (None, None) if state is None else state
+        if state is not None and not isinstance(state, Tensor):
+            state = torch.stack(tuple(state))
+        weights = relay.weights() if weights is None else [weights]
         if _is_compiling():
-            out, (h, c), _, *updated = _compiled_normalize(
-                x, h, c, relay.weights(), *running, *spec)
+            out, state, _, *updated = _compiled_normalize(
+                x, state, weights, *running, *spec)
             if self.training:
                 for buffer, new in zip(running, updated):
                     buffer.copy_(new)
         else:
-            out, h, c = _Normalize.apply(
-                backend, spec, running, x, h, c, *relay.weights())
-        return out, (h, c)
+            out, state = _Normalize.apply(
+                backend, spec, running, x, state, *weights)
+        return out, state
 
     def normalize_plain(self, x, relay, state):
         """:meth:`normalize` in operations that autograd knows."""
@@ -304,12 +318,13 @@ class CrossLayerNorm(DynamicNorm):
     def extra_repr(self):
         return f'{self.channels}, n_segment={self.n_segment}'
 
-    def forward(self, x, relay, state):
+    def forward(self, x, relay, state=None, weights=None):
         """x (N * T, C, H, W) to the output of the same shape, and the state.
 
-        The state is a pair of (N, C) tensors, or None before the first block.
+        See :meth:`DynamicNorm.normalize`; the state is None before the first
+        block.
         """
-        return self.normalize(x, relay, state)
+        return self.normalize(x, relay, state, weights)
 
 
 class Block(nn.Module):
@@ -319,34 +334,36 @@ class Block(nn.Module):
     where there is one; ``bn2``, after the second, the cross-temporal one.
     """
 
-    def forward(self, x, relay=None, state=None):
+    def forward(self, x, relay=None, state=None, weights=None):
         """Run the block.
 
         Args:
             x (Tensor): (N * T, C_in, H, W).
             relay (RelayCell | None): the stage's cross-layer cell; None
                 where bn1 is an ordinary BatchNorm.
-            state (tuple | None): the cell's state after the block before.
+            state (tuple | Tensor | None): the cell's state after the block
+                before.
+            weights (Tensor | None): the cell's, gathered.
 
         Returns:
             tuple: output (N * T, C_out, H', W') and the new state.
         """
         if not (self.with_cp and torch.is_grad_enabled()):
-            return self._forward(x, relay, state)
+            return self._forward(x, relay, state, weights)
         recomputing = False
 
-        def run(x, relay, state):
+        def run(*args):
             nonlocal recomputing
             if recomputing:
                 with _restored_buffers(self):
-                    return self._forward(x, relay, state)
+                    return self._forward(*args)
             recomputing = True
-            return self._forward(x, relay, state)
+            return self._forward(*args)
 
         # A compiled graph updates buffers once by itself.
         return torch.utils.checkpoint.checkpoint(
             self._forward if _is_compiling() else run, x, relay, state,
-            use_reentrant=False)
+            weights, use_reentrant=False)
 
     @staticmethod
     def _with_relu(norm):
@@ -355,11 +372,11 @@ class Block(nn.Module):
             norm.relu = True
         return norm
 
-    def _first_norm(self, out, relay, state):
+    def _first_norm(self, out, relay, state, weights):
         """bn1 and ReLU."""
         if relay is None:
             return self.relu(self.bn1(out)), state
-        return self.bn1(out, relay, state)
+        return self.bn1(out, relay, state, weights)
 
 
 class BasicBlock(Block):
@@ -388,8 +405,8 @@ class BasicBlock(Block):
         self.downsample = downsample
         self.with_cp = with_cp
 
-    def _forward(self, x, relay, state):
-        out, state = self._first_norm(self.conv1(x), relay, state)
+    def _forward(self, x, relay, state, weights):
+        out, state = self._first_norm(self.conv1(x), relay, state, weights)
         out = self.bn2(self.conv2(out))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out), state
@@ -422,8 +439,8 @@ class Bottleneck(Block):
         self.downsample = downsample
         self.with_cp = with_cp
 
-    def _forward(self, x, relay, state):
-        out, state = self._first_norm(self.conv1(x), relay, state)
+    def _forward(self, x, relay, state, weights):
+        out, state = self._first_norm(self.conv1(x), relay, state, weights)
         out = self.bn2(self.conv2(out))
         if not isinstance(self.bn2, DynamicNorm):
             out = self.relu(out)
@@ -451,9 +468,11 @@ class Stage(nn.Module):
 
     def forward(self, x):
         """(N * T, C_in, H, W) to (N * T, C_out, H', W')."""
-        state = None
+        state = weights = None
+        if self.relay is not None and x.is_cuda and torch.is_grad_enabled():
+            weights = self.relay.gathered_weights()
         for i in range(self.num_blocks):
-            x, state = getattr(self, str(i))(x, self.relay, state)
+            x, state = getattr(self, str(i))(x, self.relay, state, weights)
         return x
 
 
@@ -987,93 +1006,137 @@ class _Spec(NamedTuple):
 
 
 class _Normalize(torch.autograd.Function):
-    """A backend's forward and hand-written backward pass."""
+    """A backend's forward and hand-written backward pass.
+
+    The state, (2, N, C) or None, is h and c. The weights are a relay cell's
+    eight, or all of them in one vector.
+    """
 
     @staticmethod
-    def forward(ctx, backend, spec, running, x, h, c, *weights):
+    def forward(ctx, backend, spec, running, x, state, *weights):
         ctx.set_materialize_grads(False)
-        ctx.backend, ctx.spec = backend, spec
+        ctx.spec, ctx.plan = spec, None
         if backend == 'triton':
-            out, new_h, new_c, saved = _triton_forward(
-                x, h, c, weights, running, running, spec)
+            ctx.plan = _plan_of(x, weights, running, spec)
+            out, new_state, *saved = _triton_forward(
+                ctx.plan, x, state, weights, running, running)
         else:
             with _without_autocast(x.device.type):
-                out, new_h, new_c, saved = _aten_forward(
-                    x, h, c, weights, running, spec)
-        ctx.save_for_backward(x, h, c, *weights, *saved)
-        return out, new_h, new_c
+                out, new_state, *saved = _aten_forward(
+                    x, state, weights, running, spec)
+        ctx.save_for_backward(x, state, *weights, *saved)
+        ctx.num_weights = len(weights)
+        return out, new_state
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out, grad_h, grad_c):
-        x, h, c, *rest = ctx.saved_tensors
-        weights, saved = rest[:8], rest[8:]
-        if ctx.backend == 'triton':
-            grad_x, grad_state, flat = _triton_gradients(
-                grad_out, grad_h, grad_c, x, h, c, weights, *saved, ctx.spec)
-            grad_weights = _unflatten_dense_tensors(flat, weights)
-            grad_h, grad_c = (None, None) if h is None else grad_state
+    def backward(ctx, grad_out, grad_state):
+        x, state, *rest = ctx.saved_tensors
+        weights, saved = rest[:ctx.num_weights], rest[ctx.num_weights:]
+        if ctx.plan is not None:
+            grad_x, grad_state, grad_weights = _triton_gradients(
+                ctx.plan, grad_out, grad_state, x, state, weights, *saved)
+            grad_weights = (
+                [grad_weights] if len(weights) == 1 else
+                _unflatten_dense_tensors(grad_weights, weights))
         else:
             with _without_autocast(x.device.type):
-                grad_x, grad_h, grad_c, grad_weights = _aten_backward(
-                    grad_out, grad_h, grad_c, x, h, c, weights, saved,
-                    ctx.spec)
-        return (None, None, None, grad_x, grad_h, grad_c, *grad_weights)
+                grad_x, grad_state, grad_weights = _aten_backward(
+                    grad_out, grad_state, x, state, weights, saved, ctx.spec)
+        return (None, None, None, grad_x, grad_state, *grad_weights)
 
 
 class _Plan(NamedTuple):
     """How the kernels go over images of one shape and layout."""
     memory_format: torch.memory_format
     copy: bool  # whether the images have another layout and must be copied
-    passes: tuple  # N, C, P, T, G, rows, splits, stride_c, stride_p
-    grid: tuple  # of the kernels that pass over the images
-    tile: tuple  # BLOCK_C and BLOCK_P
-    relay_grid: tuple
-    blocks: tuple  # C, BLOCK_C, BLOCK_N and BLOCK_G of the relay
+    clips: int
+    groups: int
+    offsets: tuple  # of the relay's weights where they are one vector
     saved_size: int
     scratch_size: int
-    backward_scratch_size: int
-    variants: dict  # compiled kernels
+    tickets: int
+    weights_size: int
+    moments: '_Launch'
+    apply: '_Launch'
+    gradient_sums: '_Launch'
+    gradients: '_Launch'
 
 
 @functools.lru_cache(None)
-def _plan(shape, stride, device, dtypes, T, G):
-    images, channels, height, width = shape
+def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
+    images, C, height, width = shape
     x = torch.empty_strided(shape, stride, device='meta')
     memory_format = _memory_format(x)
-    positions = height * width
-    if memory_format == torch.channels_last:
-        strides = 1, channels
+    N = images // spec.n_segment
+    G = spec.num_groups
+    t = spec.n_segment // G
+    rows = N * G
+    last = memory_format == torch.channels_last
+    if last:
+        P, frames = t * height * width, 1
         tile = 64, 64
-        # Enough programs to fill a device, with long runs for each.
-        splits = max(1, min(-(-positions // 64),
-                            1024 * 64 // (images * channels)))
-        rows = -(-positions // (splits * 64)) * 64
     else:
-        strides = positions, 1
-        block_p = min(4096, max(16, triton.next_power_of_2(positions)))
+        P, frames = height * width, t
+        block_p = min(4096, max(16, triton.next_power_of_2(P)))
         tile = min(64, 4096 // block_p), block_p
-        rows = positions
-    splits = -(-positions // rows)
-    clips = images // T
-    units = images * splits
-    block_c = 32 if channels > 256 else 16
-    parts = 2 * channels // block_c * clips * G * (channels // 4)
+    tiles = C // tile[0]
+    chunks = frames * -(-P // tile[1])
+
+    def split(programs):
+        """How many units for some number of programs, and their chunks."""
+        span = -(-chunks // max(1, programs // (rows * tiles)))
+        return -(-chunks // span), span
+
+    # Sums: two programs for each processor of a large GPU, with long runs.
+    units, span = split(264)
+    sums = (rows * units * tiles, 1, 1), (N, P, G, frames, units, span)
+    constants = (C, *tile, last)
+    # The relay's programs are few, and its large weights need many threads.
+    warps = 8 if C < 256 else 16
+    # Elementwise: many, which hide one another's waiting.
+    many, short = split(4096)
+    numbers = (N, P, G, frames, many, short)
+    weight_programs = 10 * (C // 64) * max(1, C // 256)
+    R = C // 4
+    sizes = 2 * (R * C, R, 4 * C * R, 4 * C)
+    # More than the forward pass, which has sums of squares (N, G, C) there.
+    back_size = (2 * N + 2 * G + 7 * rows) * C + 2 * rows * R
     return _Plan(
         memory_format=memory_format,
         copy=not x.is_contiguous(memory_format=memory_format),
-        passes=(clips, channels, positions, T, G, rows, splits, *strides),
-        grid=(units, channels // tile[0], 1),
-        tile=tile,
-        relay_grid=(channels // block_c, 1, 1),
-        blocks=(channels, block_c, 16, max(8, triton.next_power_of_2(G))),
-        saved_size=_saved_size(clips, G, channels),
-        scratch_size=16 + 2 * units * channels + parts,
-        backward_scratch_size=(
-            16 + 2 * units * channels + parts
-            + (G + (7 * G + 1) * clips) * channels
-            + 2 * clips * G * (channels // 4)),
-        variants={})
+        clips=N,
+        groups=G,
+        offsets=tuple(sum(sizes[:i]) for i in range(8)),
+        saved_size=_saved_size(N, G, C),
+        scratch_size=back_size + (2 * rows * units * C if units > 1 else 0),
+        tickets=N + rows + tiles + (rows * tiles if units > 1 else 0),
+        weights_size=sum(sizes),
+        moments=_Launch(
+            _moments_kernel, sums[0], (*sums[1], spec.eps, spec.momentum),
+            (*constants, units > 1, 512 * warps, spec.training,
+             # One group is the same either way.
+             G == 1 or grouped), warps),
+        apply=_Launch(_apply_kernel, (rows * many * tiles, 1, 1), numbers,
+                      (*constants, spec.relu)),
+        gradient_sums=_Launch(
+            _gradient_sums_kernel, *sums,
+            (*constants, units > 1, 512 * warps, spec.training, spec.relu),
+            warps),
+        gradients=_Launch(
+            _gradients_kernel,
+            (weight_programs + rows * many * tiles, 1, 1), numbers,
+            (*constants, spec.relu, weight_programs)))
+
+
+def _plan_of(x, weights, running, spec):
+    """The plan for images, and a relay's weights and running statistics.
+
+    Triton compiles for dtypes, so they are part of what a plan is for.
+    """
+    grouped = bool(running) and running[0].dim() == 2
+    return _plan(x.shape, x.stride(), x.device, x.dtype, grouped, tuple(
+        [tensor.dtype for tensor in (*weights, *running)]), spec)
 
 
 def _memory_format(x):
@@ -1090,163 +1153,173 @@ def _saved_size(clips, groups, channels):
     return (2 * groups + 7 * rows) * channels + 2 * rows * (channels // 4)
 
 
-def _current_stream(x):
-    return torch._C._cuda_getCurrentRawStream(x.device.index
-                                              ) if x.is_cuda else None
-
-
-def _launch(plan, stream, kernel, grid, tensors, numbers, constants,
-            **options):
-    """Launch a kernel.
+class _Launch:
+    """A kernel and all that it takes but tensors and flags.
 
     Triton looks at every argument of every launch to find the compiled
-    variant, which takes longer than many a kernel runs. A plan has one shape,
-    layout, device and set of dtypes, so what else may differ is the flags
-    among the numbers and constants, and where a tensor begins: at a multiple
-    of 16 bytes, or Triton looks.
+    kernel, which takes longer than many a kernel runs. A plan has one shape,
+    layout, device and set of dtypes; what may differ yet is where a tensor
+    begins: at a multiple of 16 bytes, or Triton looks.
     """
-    pointers = [tensor.data_ptr() for tensor in tensors]
-    aligned = not functools.reduce(operator.or_, pointers) % 16
-    key = kernel.__name__, numbers, constants
-    variant = plan.variants.get(key) if aligned else None
-    if variant is None:
-        variant = kernel[grid](*tensors, *numbers, *constants, **options)
+
+    def __init__(self, kernel, grid, numbers, constants, warps=8):
+        self.kernel, self.grid, self.warps = kernel, grid, warps
+        self.numbers, self.constants = numbers, constants
+        self.compiled = None
+
+    def __call__(self, plan, stream, tensors, weights=(), flags=()):
+        """Launch it.
+
+        Args:
+            plan (_Plan): whose kernel it is.
+            stream (int | None): the current one of the tensors' device.
+            tensors (Sequence[Tensor]): the first arguments.
+            weights (Sequence[Tensor]): of a relay cell, eight or one.
+            flags (tuple[int]): the last arguments before the constants.
+        """
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        if len(weights) == 1:
+            base, size = weights[0].data_ptr(), weights[0].element_size()
+            pointers += [base + size * offset for offset in plan.offsets]
+        else:
+            pointers += [weight.data_ptr() for weight in weights]
+        aligned = not functools.reduce(operator.or_, pointers) % 16
+        compiled = self.compiled
+        if compiled is not None and aligned:
+            compiled.run(*self.grid, stream, compiled.function,
+                         compiled.packed_metadata, None, None, None,
+                         *pointers, *self.numbers, *flags, *self.constants)
+            return
+        if len(weights) == 1:
+            weights = [weights[0][offset:] for offset in plan.offsets]
+        compiled = self.kernel[self.grid](
+            *tensors, *weights, *self.numbers, *flags, *self.constants,
+            num_warps=self.warps)
         if aligned and not INTERPRETED:
-            plan.variants[key] = variant
-    else:
-        variant.run(*grid, stream, variant.function, variant.packed_metadata,
-                    None, None, None, *pointers, *numbers, *constants)
+            self.compiled = compiled
 
 
-def _launch_phases(plan, stream, kernel, phases, tensors, numbers,
-                   constants):
-    """Launch a kernel of phases that wait for all programs.
+_workspaces = {}
 
-    Triton's interpreter runs programs one after another; there, each phase
-    is a launch.
+
+def _workspace(plan, device, stream, fresh):
+    """Tickets, all 0, and room for what no later pass needs.
+
+    The kernels of a stream run one after another and leave the tickets as
+    they were, so that all share one workspace. What is captured in a CUDA
+    graph may run beside them: `fresh` is one of its own.
     """
-    for first, last in ([(phase, phase + 1) for phase in range(phases)]
-                        if INTERPRETED else [(0, phases)]):
-        _launch(plan, stream, kernel, plan.relay_grid, tensors,
-                (*numbers, first, last), (*plan.blocks, *constants),
-                num_warps=4,
-                # The buffers of more would not fit into shared memory.
-                num_stages=1)
+    tickets, scratch = _workspaces.get((device, stream), (None, None))
+    if fresh or tickets is None or tickets.numel() < plan.tickets:
+        tickets = torch.zeros(plan.tickets, dtype=torch.int32, device=device)
+    if fresh or scratch is None or scratch.numel() < plan.scratch_size:
+        scratch = torch.empty(plan.scratch_size, device=device,
+                              dtype=torch.float32)
+    if not fresh:
+        _workspaces[device, stream] = tickets, scratch
+    return tickets, scratch
 
 
-def _triton_forward(x, h, c, weights, running, updated, spec):
+def _stream_of(x):
+    """The current stream of its device, and whether a graph captures it."""
+    if not x.is_cuda:
+        return None, False
+    return (torch._C._cuda_getCurrentRawStream(x.device.index),
+            torch._C._cuda_isCurrentStreamCapturing())
+
+
+def _triton_forward(plan, x, state, weights, running, updated, fresh=False):
     """Normalize by the kernels.
 
     Args:
+        plan (_Plan): of all this, see :func:`_plan_of`.
         x (Tensor): (N * T, C, H, W), on CUDA.
-        h, c (Tensor | None): the relay's state, (N, C), or None.
-        weights (Sequence[Tensor]): the relay cell's eight parameters.
+        state (Tensor | None): the relay's state, (2, N, C), or None.
+        weights (Sequence[Tensor]): the relay cell's eight parameters, or all
+            of them in one vector.
         running (tuple[Tensor]): running mean and variance, and the number of
             batches tracked.
         updated (tuple[Tensor]): where training writes the new ones, which
             may be the same.
-        spec (_Spec): the rest.
+        fresh (bool): take nothing that is kept between calls.
 
     Returns:
-        tuple: out, h and c after the last step, and what the backward pass
-        needs (a tuple of tensors).
+        tuple: out, the state after the last step, and what the backward pass
+        needs.
     """
     if x.is_cuda and x.device.index != torch.cuda.current_device():
         with torch.cuda.device(x.device):  # where Triton launches
-            return _triton_forward(x, h, c, weights, running, updated, spec)
+            return _triton_forward(plan, x, state, weights, running, updated,
+                                   fresh)
     weights = [weight.contiguous() for weight in weights]
-    plan = _plan(x.shape, x.stride(), x.device, tuple(
-        [x.dtype] + [tensor.dtype for tensor in (*weights, *running)]),
-        spec.n_segment, spec.num_groups)
     if plan.copy:
         x = x.contiguous(memory_format=plan.memory_format)
-    clips, channels, positions, T, G, rows, splits, *_ = plan.passes
-    stream = _current_stream(x)
+    stream, capturing = _stream_of(x)
+    tickets, scratch = _workspace(plan, x.device, stream, fresh or capturing)
     saved = torch.empty(plan.saved_size, dtype=torch.float32, device=x.device)
-    scratch = torch.empty(plan.scratch_size, dtype=torch.float32,
-                          device=x.device)
     out = torch.empty_like(x)
-    has_state = h is not None
-    _launch(plan, stream, _moments_kernel, plan.grid, (x, scratch),
-            (channels, positions, *plan.passes[5:]), plan.tile,
-            num_warps=8)
-    _launch_phases(
-        plan, stream, _relay_kernel, G + 1,
-        (scratch, saved, h.float().contiguous() if has_state else saved,
-         c.float().contiguous() if has_state else saved, *running, *updated,
-         *weights),
-        (clips, positions, T, G, rows, splits, spec.eps, spec.momentum,
-         int(has_state)),
-        (spec.training, running[0].dim() == 2, _precision(x.device)))
-    _launch(plan, stream, _apply_kernel, plan.grid, (x, out, saved),
-            plan.passes, (spec.relu, *plan.tile), num_warps=8)
+    has_state = state is not None
+    if has_state:
+        state = state.float().contiguous()
+    plan.moments(
+        plan, stream, (x, saved, scratch, tickets,
+                       state if has_state else saved, *running, *updated),
+        weights, (int(has_state), ))
+    plan.apply(plan, stream, (x, out, saved))
     # Of scales and shifts, (N, G, C) each, the last step's.
-    state = saved.as_strided(
-        (2, clips, channels), (clips * G * channels, G * channels, 1),
-        (3 * G - 1) * channels)
-    return (out, *state.unbind(), (saved, ))
+    N, G, C = plan.clips, plan.groups, x.size(1)
+    new_state = saved.as_strided(
+        (2, N, C), (N * G * C, G * C, 1), (3 * G - 1) * C)
+    return out, new_state, saved
 
 
-def _triton_gradients(grad_out, grad_h, grad_c, x, h, c, weights, saved,
-                      spec):
+def _triton_gradients(plan, grad_out, grad_state, x, state, weights, saved,
+                      fresh=False):
     """Gradients by the kernels.
 
     Args:
-        grad_out, grad_h, grad_c (Tensor | None): of the outputs.
-        x, h, c, weights, saved, spec: as :func:`_triton_forward` takes and
-            gives them.
+        grad_out, grad_state (Tensor | None): of the outputs.
+        plan, x, state, weights, saved, fresh: as :func:`_triton_forward`
+            takes and gives them.
 
     Returns:
-        tuple: the gradients of x; of h and c, (2, N, C), undefined where
-        they are None; and of all weights in one vector.
+        tuple: the gradients of x; of the state, (2, N, C), or None; and of
+        all weights in one vector.
     """
     if x.is_cuda and x.device.index != torch.cuda.current_device():
         with torch.cuda.device(x.device):
-            return _triton_gradients(grad_out, grad_h, grad_c, x, h, c,
-                                     weights, saved, spec)
+            return _triton_gradients(plan, grad_out, grad_state, x, state,
+                                     weights, saved, fresh)
     weights = [weight.contiguous() for weight in weights]
-    plan = _plan(x.shape, x.stride(), x.device, tuple(
-        [x.dtype] + [weight.dtype for weight in weights]), spec.n_segment,
-        spec.num_groups)
     if plan.copy:
         x = x.contiguous(memory_format=plan.memory_format)
     if grad_out is None:
         grad_out = torch.zeros_like(x)
     elif grad_out.stride() != x.stride():
         grad_out = grad_out.contiguous(memory_format=plan.memory_format)
-    clips, channels, positions, T, G, _, splits, *_ = plan.passes
-    stream = _current_stream(x)
-    scratch = torch.empty(plan.backward_scratch_size, dtype=torch.float32,
-                          device=x.device)
+    stream, capturing = _stream_of(x)
+    tickets, scratch = _workspace(plan, x.device, stream, fresh or capturing)
     grad_x = torch.empty_like(x)
-    grad_weights = torch.empty(
-        10 * channels * (channels // 4) + 2 * (channels // 4) + 8 * channels,
-        dtype=weights[0].dtype, device=x.device)
-    has_state = h is not None
-    has_grad_state = grad_h is not None or grad_c is not None
-    grad_state = saved if not has_state else torch.empty(
-        (2, clips, channels), dtype=torch.float32, device=x.device)
-    if has_grad_state:
-        zeros = saved.new_zeros(clips, channels)
-        grad_h = zeros if grad_h is None else grad_h.float().contiguous()
-        grad_c = zeros if grad_c is None else grad_c.float().contiguous()
-    _launch(plan, stream, _gradient_sums_kernel, plan.grid,
-            (x, grad_out, scratch, saved), plan.passes,
-            (spec.relu, *plan.tile), num_warps=8)
-    _launch_phases(
-        plan, stream, _relay_gradient_kernel, G + 2,
-        (scratch, saved, h.float().contiguous() if has_state else saved,
-         c.float().contiguous() if has_state else saved,
-         grad_h if has_grad_state else saved,
-         grad_c if has_grad_state else saved, grad_state, *weights[::2],
-         grad_weights),
-        (clips, positions, T, G, splits, int(has_state),
-         int(has_grad_state)),
-        (spec.training, _precision(x.device)))
-    _launch(plan, stream, _input_gradient_kernel, plan.grid,
-            (x, grad_out, grad_x, scratch, saved), plan.passes,
-            (spec.relu, *plan.tile), num_warps=8)
-    return grad_x, grad_state, grad_weights
+    grad_weights = torch.empty(plan.weights_size, dtype=weights[0].dtype,
+                               device=x.device)
+    has_state = state is not None
+    state = state.float().contiguous() if has_state else saved
+    new_grad_state = torch.empty(
+        (2, plan.clips, x.size(1)), dtype=torch.float32,
+        device=x.device) if has_state else None
+    has_grad_state = grad_state is not None
+    grad_state = (grad_state.float().contiguous() if has_grad_state
+                  else saved)
+    plan.gradient_sums(
+        plan, stream, (x, grad_out, saved, scratch, tickets, state,
+                       grad_state, scratch if new_grad_state is None
+                       else new_grad_state), weights,
+        (int(has_state), int(has_grad_state)))
+    plan.gradients(
+        plan, stream,
+        (x, grad_out, grad_x, saved, scratch, state, grad_weights), (),
+        (int(has_state), ))
+    return grad_x, new_grad_state, grad_weights
 
 
 # As in autograd's own: a NaN in the output lets the gradient pass.
@@ -1255,7 +1328,7 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward
 _tanh_backward = torch.ops.aten.tanh_backward
 
 
-def _aten_forward(x, h, c, weights, running, spec):
+def _aten_forward(x, state, weights, running, spec):
     """Standardize x, then scale and shift by what the relay cell predicts.
 
     Every pass over x is an elementwise operation or a sum over planes (H, W)
@@ -1263,8 +1336,9 @@ def _aten_forward(x, h, c, weights, running, spec):
     All but the squares' temporary work in place on the output.
 
     Returns:
-        tuple: out, h, c, and the tensors that the backward needs.
+        tuple: out, the state, and the tensors that the backward needs.
     """
+    weights = _eight(weights, x.size(1))
     groups = _in_groups(x, spec)
     clips, _, t, _, height, width = groups.shape
     # No view, which could not be added to in place by what follows.
@@ -1283,19 +1357,19 @@ def _aten_forward(x, h, c, weights, running, spec):
     else:
         var = running[1].to(groups.dtype).expand(pooled.shape[1:])
     rstd = torch.rsqrt(var + spec.eps)
-    steps = _relay_forward(pooled.to(weights[0].dtype), h, c, weights)
+    steps = _relay_forward(pooled.to(weights[0].dtype), state, weights)
     scales, shifts = (v.to(groups.dtype) for v in steps[:2])
     centered.mul_((scales * rstd)[:, :, None, :, None, None])
     centered.add_(shifts[:, :, None, :, None, None])
     if spec.relu:
         out.relu_()
     out = out.to(x.dtype)
-    saved = (mean, rstd, *steps, *([out] if spec.relu else []))
-    return out, steps[0][:, -1].clone(), steps[1][:, -1].clone(), saved
+    saved = [mean, rstd, *steps, *([out] if spec.relu else [])]
+    return out, torch.stack((steps[0][:, -1], steps[1][:, -1])), *saved
 
 
-def _aten_backward(grad_out, grad_h, grad_c, x, h, c, weights, saved, spec):
-    """Gradients of x, of the state (two) and of the eight weights (a list).
+def _aten_backward(grad_out, grad_state, x, state, weights, saved, spec):
+    """Gradients of x, of the state and of the weights (a list).
 
     The gradient of x is grad * h * rstd + (x - mean) * slope + offset, where
     slope and offset are what comes through the statistics and the pooled
@@ -1311,9 +1385,11 @@ def _aten_backward(grad_out, grad_h, grad_c, x, h, c, weights, saved, spec):
     clips, _, t, _, height, width = grad.shape
     grad_shift = _sums(grad)  # (N, G, C)
     grad_scale = _sums(grad * centered) * rstd
-    grad_pooled, grad_h, grad_c, grad_weights = _relay_backward(
+    grad_pooled, grad_state, grad_weights = _relay_backward(
         grad_scale.to(steps[0].dtype), grad_shift.to(steps[0].dtype),
-        grad_h, grad_c, h, c, weights, steps)
+        grad_state, state, _eight(weights, x.size(1)), steps)
+    if len(weights) == 1:
+        grad_weights = [torch.cat([g.flatten() for g in grad_weights])]
     scales = steps[0].to(grad.dtype)
     factor = (scales * rstd)[:, :, None, :, None, None]
     offset = grad_pooled.to(grad.dtype) / (t * height * width)
@@ -1326,8 +1402,18 @@ def _aten_backward(grad_out, grad_h, grad_c, x, h, c, weights, saved, spec):
     else:
         torch.mul(grad, factor, out=centered)
     centered.add_(offset[:, :, None, :, None, None])
-    return (centered.to(x.dtype).flatten(0, 2), grad_h, grad_c,
-            grad_weights)
+    return centered.to(x.dtype).flatten(0, 2), grad_state, grad_weights
+
+
+def _eight(weights, channels):
+    """A relay cell's weights, also where they are given in one vector."""
+    if len(weights) == 8:
+        return weights
+    inner = channels // 4
+    shapes = 2 * ((inner, channels), (inner, ), (4 * channels, inner),
+                  (4 * channels, ))
+    parts = weights[0].split([math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes)]
 
 
 def _in_groups(x, spec):
@@ -1343,7 +1429,7 @@ def _sums(groups):
     return groups.sum(dim=(4, 5)).sum(2)
 
 
-def _relay_forward(x, h, c, weights):
+def _relay_forward(x, state, weights):
     """RelayCell.forward.
 
     Returns:
@@ -1353,8 +1439,9 @@ def _relay_forward(x, h, c, weights):
     """
     in1, in1_bias, in2, in2_bias, hid1, hid1_bias, hid2, hid2_bias = weights
     linear = torch.nn.functional.linear
-    if h is None:
-        h, c = x.new_zeros(2, x.size(0), x.size(2))
+    if state is None:
+        state = x.new_zeros(2, x.size(0), x.size(2))
+    h, c = state
     inner = linear(x, in1, in1_bias).relu_()
     from_input = linear(inner, in2, in2_bias + hid2_bias)
     hid2 = hid2.t()
@@ -1372,14 +1459,14 @@ def _relay_forward(x, h, c, weights):
     return scales, shifts, x, inner, hiddens, gates
 
 
-def _relay_backward(grad_scales, grad_shifts, grad_h, grad_c, h, c, weights,
+def _relay_backward(grad_scales, grad_shifts, grad_state, state, weights,
                     steps):
-    """Gradients of the relay's input, state (two) and weights (a list)."""
+    """Gradients of the relay's input, state and weights (a list)."""
     scales, shifts, x, inner, hiddens, gates = steps
     in1, _, in2, _, hid1, _, hid2, _ = weights
-    has_state = h is not None
-    if not has_state:
-        h, c = x.new_zeros(2, x.size(0), x.size(2))
+    has_state = state is not None
+    h, c = state if has_state else x.new_zeros(2, x.size(0), x.size(2))
+    grad_h, grad_c = (None, None) if grad_state is None else grad_state
     h_before = torch.cat((h[:, None], scales[:, :-1]), 1)
     c_before = torch.cat((c[:, None], shifts[:, :-1]), 1)
     g = gates.chunk(4, 2)[2].tanh()
@@ -1415,9 +1502,9 @@ def _relay_backward(grad_scales, grad_shifts, grad_h, grad_c, h, c, weights,
         gates_by @ inner, grad_bias2,
         grad_hiddens.t() @ h_before.flatten(0, 1), grad_hiddens.sum(0),
         gates_by @ hiddens.flatten(0, 1), grad_bias2.clone()]
-    if not has_state:
-        grad_h = grad_c = None
-    return (grad_inner @ in1).view_as(x), grad_h, grad_c, grad_weights
+    return ((grad_inner @ in1).view_as(x),
+            torch.stack((grad_h, grad_c)) if has_state else None,
+            grad_weights)
 
 
 def _kernel(function):
@@ -1425,655 +1512,720 @@ def _kernel(function):
     if triton is None:
         return function
     # These would compile anew for values that change nothing.
-    names = [name for name in function.__code__.co_varnames[
-        :function.__code__.co_argcount] if name in (
-            'N', 'T', 'G', 'has_state', 'has_grad_state', 'phase', 'last')
-        or name in ('P', 'rows', 'splits') and 'relay' in function.__name__]
+    names = [name for name in ('N', 'G', 'frames', 'U', 'span', 'has_state',
+                               'has_grad_state')
+             if name in function.__code__.co_varnames[
+                 :function.__code__.co_argcount]]
     return triton.jit(function, do_not_specialize=names)
 
 
-# Triton kernels. Tensors of images are read in tiles of channels by
-# positions; (stride_c, stride_p) is (H * W, 1) for contiguous ones and (1, C)
-# for channels last. A unit is what one program reduces: a run of `rows`
-# positions of one image, `splits` to an image. Everything else is float32
-# vectors: row n * G + g holds the C values of clip n and group g. `scratch`
-# lives for one pass, from a count of arrived programs on; `saved`, for the
-# backward pass, starts with means and inverse deviations (G, C), scales and
-# shifts (N, G, C).
+# Triton kernels. Images are read in chunks of channels by positions. A row,
+# n * G + g, is the frames of group g of clip n: `frames` planes of P
+# positions, or, with channels last, one plane of all its frames' positions.
+# A program takes `span` of a row's chunks, so that U of them share a row;
+# BLOCK_C of the channels; and all positions in turns of BLOCK_P. Everything
+# else is float32 vectors. `saved`, for the backward pass, holds means and
+# inverse deviations (G, C), scales, shifts and pooled means (N, G, C), gates
+# (N, G, 4C), and the hidden units of both maps (N, G, C / 4).
+#
+# The relay needs the sums over a row from all its programs, and then those
+# over a clip. No program waits: each draws a ticket when it is done, and
+# whoever draws the last one goes on with what all have written.
 
 @_kernel
-def _tile(unit, C, P, rows, splits, stride_c, stride_p,
-          BLOCK_C: tl.constexpr):
-    """A unit's channels, their offsets, and its first and last position."""
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    start = (unit % splits) * rows
-    stop = tl.minimum(start + rows, P)
-    image = (unit // splits).to(tl.int64)
-    return c, image * C * P + c[:, None] * stride_c, start, stop
+def _place(id, P, frames, U, span, C: tl.constexpr, BLOCK_C: tl.constexpr,
+           BLOCK_P: tl.constexpr, LAST: tl.constexpr):
+    """Of a program: row, unit, tile of channels, the channels and their
+    offsets, and its first and last chunk."""
+    TILES: tl.constexpr = C // BLOCK_C
+    tile = id % TILES
+    unit = id // TILES % U
+    row = id // TILES // U
+    c = tile * BLOCK_C + tl.arange(0, BLOCK_C)
+    offset = row.to(tl.int64) * frames * C * P + (c if LAST else c * P)
+    first = unit * span
+    stop = tl.minimum(first + span, frames * tl.cdiv(P, BLOCK_P))
+    return row, unit, tile, c, offset[:, None], first, stop
 
 
 @_kernel
-def _moments_kernel(x, scratch, C, P, rows, splits, stride_c,
-                    stride_p, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Mean and sum of squares about it, for each unit and channel.
+def _chunk(k, offset, P, C: tl.constexpr, BLOCK_P: tl.constexpr,
+           LAST: tl.constexpr):
+    """Offsets of the k-th chunk of a row, and which of them there are."""
+    turns = tl.cdiv(P, BLOCK_P)
+    p = k % turns * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
+    return offset + k // turns * C * P + (p * C if LAST else p), p < P
 
-    Sums are taken of values less the mean of the first tile, which is at
-    most a few standard deviations from the unit's own: nothing cancels.
+
+@_kernel
+def _positions(k, P, BLOCK_P: tl.constexpr):
+    """How many positions the first k chunks of a row have."""
+    turns = tl.cdiv(P, BLOCK_P)
+    return (k // turns * P + k % turns * BLOCK_P).to(tl.float32)
+
+
+@_kernel
+def _is_last(ticket, count):
+    """Whether this program is the last of count to come here.
+
+    Tickets are 0 before and after. What the others have written before they
+    came can be read afterwards.
     """
-    unit = tl.program_id(0)
-    c, offset, start, stop = _tile(unit, C, P, rows, splits, stride_c,
-                                   stride_p, BLOCK_C)
-    p = start + tl.arange(0, BLOCK_P)[None, :]
-    value = tl.load(x + offset + p * stride_p, mask=p < stop,
-                    other=0.).to(tl.float32)
-    about = tl.sum(value, 1) / tl.minimum(BLOCK_P, stop - start)
+    tl.debug_barrier()
+    last = tl.atomic_add(ticket, 1, sem='acq_rel', scope='gpu') == count - 1
+    if last:
+        tl.store(ticket, 0)
+    tl.debug_barrier()
+    return last
+
+
+@_kernel
+def _moments_kernel(
+        x, saved, scratch, tickets, state, running_mean, running_var,
+        tracked, new_mean, new_var, new_tracked, wi1, bi1, wi2, bi2, wh1, bh1,
+        wh2, bh2, N, P, G, frames, U, span, eps, momentum, has_state,
+        C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+        LAST: tl.constexpr, SPLIT: tl.constexpr, WIDTH: tl.constexpr,
+        TRAINING: tl.constexpr, GROUPED: tl.constexpr):
+    """Moments of each row; then the statistics and the relay.
+
+    Sums are taken of values less the mean of the first chunk, which is at
+    most a few standard deviations from the program's own: nothing cancels.
+    """
+    R: tl.constexpr = C // 4
+    TILES: tl.constexpr = C // BLOCK_C
+    row, unit, tile, c, offset, first, stop = _place(
+        tl.program_id(0), P, frames, U, span, C, BLOCK_C, BLOCK_P, LAST)
+    NG = N * G
+    pools = saved + 2 * G * C + 2 * NG * C
+    gates = pools + NG * C
+    inner = gates + 4 * NG * C
+
+    at, live = _chunk(first, offset, P, C, BLOCK_P, LAST)
+    value = tl.load(x + at, mask=live, other=0.).to(tl.float32)
+    about = tl.sum(value, 1) / _positions(1, tl.minimum(P, BLOCK_P), BLOCK_P)
     about = tl.where(about - about == 0, about, 0.)  # not inf, not NaN
-    value = tl.where(p < stop, value - about[:, None], 0.)
+    value = tl.where(live, value - about[:, None], 0.)
     sums = value
     squares = value * value
-    for first in range(start + BLOCK_P, stop, BLOCK_P):
-        p = first + tl.arange(0, BLOCK_P)[None, :]
-        value = tl.load(x + offset + p * stride_p, mask=p < stop,
-                        other=0.).to(tl.float32)
-        value = tl.where(p < stop, value - about[:, None], 0.)
+    for k in tl.range(first + 1, stop, loop_unroll_factor=4):
+        at, live = _chunk(k, offset, P, C, BLOCK_P, LAST)
+        value = tl.load(x + at, mask=live, other=0.).to(tl.float32)
+        value = tl.where(live, value - about[:, None], 0.)
         sums += value
         squares += value * value
     total = tl.sum(sums, 1)
-    m2 = tl.sum(squares, 1) - total * total / (stop - start)
-    moments = scratch + 16 + unit * C + c
-    tl.store(moments, about + total / (stop - start))
-    tl.store(moments + tl.num_programs(0) * C, tl.where(m2 < 0, 0., m2))
-    if (unit == 0) & (tl.program_id(1) == 0):
-        tl.store(scratch, 0.)
+    size = _positions(stop, P, BLOCK_P) - _positions(first, P, BLOCK_P)
+    mean = about + total / size
+    m2 = tl.sum(squares, 1) - total * total / size
+    m2 = tl.where(m2 < 0, 0., m2)
+    m2s = scratch
+    if SPLIT:
+        units = scratch + NG * C + row * U * C
+        tl.store(units + unit * C + c, mean)
+        tl.store(units + NG * U * C + unit * C + c, m2)
+        if not _is_last(tickets + N + NG + TILES + row * TILES + tile, U):
+            return
+        mean, m2 = _merge_moments(units, NG * U * C, U, span, c, P, frames, C,
+                                  BLOCK_P)
+    tl.store(pools + row * C + c, mean)
+    tl.store(m2s + row * C + c, m2)
+
+    if _is_last(tickets + N + NG + tile, NG):
+        _statistics(saved, pools, m2s, running_mean, running_var, tracked,
+                    new_mean, new_var, new_tracked, c, N, G, frames * P, eps,
+                    momentum, tile, C, BLOCK_C, TRAINING, GROUPED)
+    if not _is_last(tickets + N + row, TILES):
+        return
+    _hidden_units(pools + row * C, wi1, bi1, inner + row * R, C, C, WIDTH)
+    tl.debug_barrier()
+    _gates_of_input(inner + row * R, wi2, bi2, bh2, gates + row * 4 * C, C,
+                    WIDTH)
+    if not _is_last(tickets + row // G, G):
+        return
+    _relay(saved, state, wh1, bh1, wh2, row // G, N, G, has_state, C,
+           WIDTH)
 
 
 @_kernel
-def _affine(saved, unit, c, N, C, T, G, splits):
-    """Of a unit: mean, inverse deviation, scale and shift, and its row."""
-    image = unit // splits
-    g = image % T // (T // G)
-    row = image // T * G + g
+def _merge_moments(units, to_m2, U, span, c, P, frames, C: tl.constexpr,
+                   BLOCK_P: tl.constexpr):
+    """Mean and sum of squares about it of a row's U units."""
+    BLOCK_U: tl.constexpr = 16
+    chunks = frames * tl.cdiv(P, BLOCK_P)
+    mean = tl.zeros((BLOCK_U, c.shape[0]), tl.float32)
+    for first in range(0, U, BLOCK_U):
+        u = first + tl.arange(0, BLOCK_U)
+        size = (_positions(tl.minimum((u + 1) * span, chunks), P, BLOCK_P)
+                - _positions(u * span, P, BLOCK_P))
+        live = (u < U)[:, None]
+        mean += size[:, None] * tl.load(
+            units + u[:, None] * C + c[None, :], mask=live, other=0.)
+    mean = tl.sum(mean, 0) / (frames * P).to(tl.float32)
+    m2 = tl.zeros((BLOCK_U, c.shape[0]), tl.float32)
+    for first in range(0, U, BLOCK_U):
+        u = first + tl.arange(0, BLOCK_U)
+        size = (_positions(tl.minimum((u + 1) * span, chunks), P, BLOCK_P)
+                - _positions(u * span, P, BLOCK_P))
+        live = (u < U)[:, None]
+        at = u[:, None] * C + c[None, :]
+        part = tl.load(units + at, mask=live, other=0.) - mean[None, :]
+        m2 += tl.load(units + to_m2 + at, mask=live, other=0.) + tl.where(
+            live, part * part * size[:, None], 0.)
+    return mean, tl.sum(m2, 0)
+
+
+@_kernel
+def _statistics(saved, pools, m2s, running_mean, running_var, tracked,
+                new_mean, new_var, new_tracked, c, N, G, size, eps, momentum,
+                tile, C: tl.constexpr, BLOCK_C: tl.constexpr,
+                TRAINING: tl.constexpr, GROUPED: tl.constexpr):
+    """Of some channels: what standardizes, and the new running statistics.
+
+    A shared one (C,) is moved by each group in turn.
+    """
+    size = size.to(tl.float32)  # values of a clip, group and channel
+    run_mean = tl.load(running_mean + c).to(tl.float32)
+    run_var = tl.load(running_var + c).to(tl.float32)
+    for g in range(G):
+        if GROUPED:
+            run_mean = tl.load(running_mean + g * C + c).to(tl.float32)
+            run_var = tl.load(running_var + g * C + c).to(tl.float32)
+        if TRAINING:
+            mean = _sum_over_clips(pools + g * C, c, N, G, 0., False, C) / N
+            m2 = _sum_over_clips(m2s + g * C, c, N, G, 0., False, C)
+            m2 += size * _sum_over_clips(pools + g * C, c, N, G, mean, True,
+                                         C)
+            var = m2 / (size * N)
+            run_mean += momentum * (mean - run_mean)
+            run_var += momentum * (m2 / (size * N - 1) - run_var)
+            if GROUPED:
+                tl.store(new_mean + g * C + c, run_mean.to(
+                    new_mean.dtype.element_ty))
+                tl.store(new_var + g * C + c, run_var.to(
+                    new_var.dtype.element_ty))
+        else:
+            mean = run_mean
+            var = run_var
+        tl.store(saved + g * C + c, mean)
+        tl.store(saved + (G + g) * C + c, 1 / tl.sqrt(var + eps))
+    if TRAINING:
+        if not GROUPED:
+            tl.store(new_mean + c, run_mean.to(new_mean.dtype.element_ty))
+            tl.store(new_var + c, run_var.to(new_var.dtype.element_ty))
+        if tile == 0:
+            tl.store(new_tracked, tl.load(tracked) + 1)
+
+
+@_kernel
+def _sum_over_clips(values, c, N, G, mean, SQUARED: tl.constexpr,
+                    C: tl.constexpr):
+    """Sum over clips of a group's values, or of squares about the mean."""
+    BLOCK_N: tl.constexpr = 16
+    total = tl.zeros((BLOCK_N, c.shape[0]), tl.float32)
+    for first in range(0, N, BLOCK_N):
+        n = first + tl.arange(0, BLOCK_N)
+        live = (n < N)[:, None]
+        value = tl.load(values + n[:, None] * G * C + c[None, :], mask=live,
+                        other=0.)
+        if SQUARED:
+            value = tl.where(live, value - mean[None, :], 0.)
+            value *= value
+        total += value
+    return tl.sum(total, 0)
+
+
+# The relay's products are of one vector, or four, and a matrix that is read
+# once, in blocks of WIDTH values, 16 to a thread. Waiting for them is what
+# takes the time: several blocks are under way at once, with no store between.
+
+@_kernel
+def _hidden_units(values, weight, bias, units, live, C: tl.constexpr,
+                  WIDTH: tl.constexpr):
+    """units (R,) = ReLU(weight (R, C) values (C,) + bias).
+
+    The values count as 0 where live is 0, and as they are where it is C.
+    """
+    R: tl.constexpr = C // 4
+    BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < C else C
+    r = tl.arange(0, R)
+    total = tl.zeros((R, BLOCK), tl.float32)
+    for first in tl.range(0, live, BLOCK, loop_unroll_factor=4):
+        c = first + tl.arange(0, BLOCK)
+        total += tl.load(weight + r[:, None] * C + c[None, :]).to(
+            tl.float32) * tl.load(values + c)[None, :]
+    total = tl.sum(total, 1) + tl.load(bias + r).to(tl.float32)
+    tl.store(units + r, tl.where(total < 0, 0., total))  # NaN stays
+
+
+@_kernel
+def _gate(units, weight, k, first, C: tl.constexpr, BLOCK: tl.constexpr):
+    """Gate k of some channels: a block of weight (4C, R) times units (R,)."""
+    R: tl.constexpr = C // 4
+    r = tl.arange(0, R)
+    c = k * C + first + tl.arange(0, BLOCK)
+    return tl.load(weight + c[:, None] * R + r[None, :]).to(
+        tl.float32) * tl.load(units + r)[None, :]
+
+
+@_kernel
+def _gates_of_input(units, weight, bias, bias_h, gates, C: tl.constexpr,
+                    WIDTH: tl.constexpr):
+    """The input map's part of the gates, with both maps' biases."""
+    R: tl.constexpr = C // 4
+    BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < C else C
+    for first in range(0, C, BLOCK):
+        c = first + tl.arange(0, BLOCK)
+        i = _gate(units, weight, 0, first, C, BLOCK)
+        f = _gate(units, weight, 1, first, C, BLOCK)
+        g = _gate(units, weight, 2, first, C, BLOCK)
+        o = _gate(units, weight, 3, first, C, BLOCK)
+        b0 = tl.load(bias + c).to(tl.float32)
+        b1 = tl.load(bias + C + c).to(tl.float32)
+        b2 = tl.load(bias + 2 * C + c).to(tl.float32)
+        b3 = tl.load(bias + 3 * C + c).to(tl.float32)
+        b0 += tl.load(bias_h + c).to(tl.float32)
+        b1 += tl.load(bias_h + C + c).to(tl.float32)
+        b2 += tl.load(bias_h + 2 * C + c).to(tl.float32)
+        b3 += tl.load(bias_h + 3 * C + c).to(tl.float32)
+        tl.store(gates + c, tl.sum(i, 1) + b0)
+        tl.store(gates + C + c, tl.sum(f, 1) + b1)
+        tl.store(gates + 2 * C + c, tl.sum(g, 1) + b2)
+        tl.store(gates + 3 * C + c, tl.sum(o, 1) + b3)
+
+
+@_kernel
+def _relay(saved, state, wh1, bh1, wh2, n, N, G, has_state,
+           C: tl.constexpr, WIDTH: tl.constexpr):
+    """The steps of clip n, from the input map's part of their gates on."""
+    R: tl.constexpr = C // 4
+    BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < C else C
+    NG = N * G
+    scales = saved + 2 * G * C
+    shifts = scales + NG * C
+    gates = shifts + 2 * NG * C
+    inner_h = gates + 4 * NG * C + NG * R
+    for s in range(G):
+        row = n * G + s
+        if s > 0:
+            _hidden_units(scales + (row - 1) * C, wh1, bh1, inner_h + row * R,
+                          C, C, WIDTH)
+        else:
+            _hidden_units(state + n * C, wh1, bh1, inner_h + row * R,
+                          has_state * C, C, WIDTH)
+        tl.debug_barrier()
+        for first in range(0, C, BLOCK):
+            c = first + tl.arange(0, BLOCK)
+            gate = gates + row * 4 * C + c
+            i = _gate(inner_h + row * R, wh2, 0, first, C, BLOCK)
+            f = _gate(inner_h + row * R, wh2, 1, first, C, BLOCK)
+            g = _gate(inner_h + row * R, wh2, 2, first, C, BLOCK)
+            o = _gate(inner_h + row * R, wh2, 3, first, C, BLOCK)
+            gate_i = tl.load(gate)
+            gate_f = tl.load(gate + C)
+            gate_g = tl.load(gate + 2 * C)
+            gate_o = tl.load(gate + 3 * C)
+            before = _shift_before(shifts, state, row, s, n, c, N, has_state,
+                                   C)
+            i = tl.sigmoid(gate_i + tl.sum(i, 1))
+            f = tl.sigmoid(gate_f + tl.sum(f, 1))
+            g = 2 * tl.sigmoid(2 * (gate_g + tl.sum(g, 1))) - 1  # tanh
+            o = tl.sigmoid(gate_o + tl.sum(o, 1))
+            shift = f * before + i * g
+            tl.store(gate, i)
+            tl.store(gate + C, f)
+            tl.store(gate + 2 * C, g)
+            tl.store(gate + 3 * C, o)
+            tl.store(shifts + row * C + c, shift)
+            tl.store(scales + row * C + c, o * tl.sigmoid(shift))
+        tl.debug_barrier()
+
+
+@_kernel
+def _shift_before(shifts, state, row, s, n, c, N, has_state,
+                  C: tl.constexpr):
+    """The cell state before step s: of the step before, at the start, or 0."""
+    before = tl.load(shifts + (row - 1) * C + c,
+                     mask=c < tl.where(s > 0, C, 0), other=0.)
+    return before + tl.load(state + (N + n) * C + c, other=0.,
+                            mask=c < tl.where(s < has_state, C, 0))
+
+
+@_kernel
+def _affine(saved, row, c, N, G, C: tl.constexpr):
+    """Of a row: mean, scale over deviation, and shift."""
+    g = row % G
     mean = tl.load(saved + g * C + c)
     rstd = tl.load(saved + (G + g) * C + c)
     scale = tl.load(saved + (2 * G + row) * C + c)
     shift = tl.load(saved + (2 * G + N * G + row) * C + c)
-    return (mean[:, None], (scale * rstd)[:, None], shift[:, None], row, g)
+    return mean[:, None], (scale * rstd)[:, None], shift[:, None]
 
 
 @_kernel
-def _apply_kernel(x, out, saved, N, C, P, T, G, rows, splits, stride_c,
-                  stride_p, RELU: tl.constexpr, BLOCK_C: tl.constexpr,
-                  BLOCK_P: tl.constexpr):
+def _apply_kernel(x, out, saved, N, P, G, frames, U, span, C: tl.constexpr,
+                  BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+                  LAST: tl.constexpr, RELU: tl.constexpr):
     """out = (x - mean) * (scale / deviation) + shift, and ReLU."""
-    unit = tl.program_id(0)
-    c, offset, start, stop = _tile(unit, C, P, rows, splits, stride_c,
-                                   stride_p, BLOCK_C)
-    mean, factor, shift, row, g = _affine(saved, unit, c, N, C, T, G, splits)
-    for first in range(start, stop, BLOCK_P):
-        p = first + tl.arange(0, BLOCK_P)[None, :]
-        at = offset + p * stride_p
-        value = tl.load(x + at, mask=p < stop, other=0.).to(tl.float32)
+    # Backwards: what was read last is in the cache still.
+    row, unit, tile, c, offset, first, stop = _place(
+        tl.num_programs(0) - 1 - tl.program_id(0), P, frames, U, span, C,
+        BLOCK_C, BLOCK_P, LAST)
+    mean, factor, shift = _affine(saved, row, c, N, G, C)
+    for k in range(first, stop):
+        at, live = _chunk(k, offset, P, C, BLOCK_P, LAST)
+        value = tl.load(x + at, mask=live, other=0.).to(tl.float32)
         value = (value - mean) * factor + shift
         if RELU:
             value = tl.where(value < 0, 0., value)  # NaN stays
-        tl.store(out + at, value.to(out.dtype.element_ty), mask=p < stop)
+        tl.store(out + at, value.to(out.dtype.element_ty), mask=live)
 
 
 @_kernel
-def _gradient_sums_kernel(x, grad, scratch, saved, N, C, P, T, G, rows,
-                          splits, stride_c, stride_p, RELU: tl.constexpr,
-                          BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr):
-    """Sums of grad and of grad * (x - mean), for each unit and channel."""
-    unit = tl.program_id(0)
-    c, offset, start, stop = _tile(unit, C, P, rows, splits, stride_c,
-                                   stride_p, BLOCK_C)
-    mean, factor, shift, row, g = _affine(saved, unit, c, N, C, T, G, splits)
+def _load_gradient(x, grad, at, live, mean, factor, shift,
+                   RELU: tl.constexpr):
+    """Of a chunk: x - mean, and the gradient that ReLU lets pass."""
+    value = tl.load(x + at, mask=live, other=0.).to(tl.float32) - mean
+    up = tl.load(grad + at, mask=live, other=0.).to(tl.float32)
+    if RELU:
+        up = tl.where(value * factor + shift <= 0, 0., up)
+    return value, up
+
+
+@_kernel
+def _gradient_sums_kernel(
+        x, grad, saved, scratch, tickets, state, grad_state, carry, wi1, bi1,
+        wi2, bi2, wh1, bh1, wh2, bh2, N, P, G, frames, U, span, has_state,
+        has_grad_state, C: tl.constexpr, BLOCK_C: tl.constexpr,
+        BLOCK_P: tl.constexpr, LAST: tl.constexpr, SPLIT: tl.constexpr,
+        WIDTH: tl.constexpr, TRAINING: tl.constexpr, RELU: tl.constexpr):
+    """Gradients of scales and shifts; then what they give backwards.
+
+    The gradient of the state (2, N, C) is left in `carry`, which may be the
+    beginning of `scratch`. After it, `scratch` holds what the gradients of x
+    and of the weights are made of: slopes and levels (G, C), levels,
+    gradients of scales and shifts (N, G, C), of gates (N, G, 4C), and of
+    both maps' hidden units (N, G, C / 4).
+    """
+    R: tl.constexpr = C // 4
+    TILES: tl.constexpr = C // BLOCK_C
+    row, unit, tile, c, offset, first, stop = _place(
+        tl.program_id(0), P, frames, U, span, C, BLOCK_C, BLOCK_P, LAST)
+    NG = N * G
+    slopes = scratch + 2 * N * C
+    grad_scales = slopes + 2 * G * C + NG * C
+    grad_shifts = grad_scales + NG * C
+    mean, factor, shift = _affine(saved, row, c, N, G, C)
     sum1 = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     sum2 = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
-    for first in range(start, stop, BLOCK_P):
-        p = first + tl.arange(0, BLOCK_P)[None, :]
-        at = offset + p * stride_p
-        value = tl.load(x + at, mask=p < stop, other=0.).to(tl.float32) - mean
-        up = tl.load(grad + at, mask=p < stop, other=0.).to(tl.float32)
-        if RELU:
-            up = tl.where(value * factor + shift <= 0, 0., up)
+    for k in tl.range(first, stop, loop_unroll_factor=2):
+        at, live = _chunk(k, offset, P, C, BLOCK_P, LAST)
+        value, up = _load_gradient(x, grad, at, live, mean, factor, shift,
+                                   RELU)
         sum1 += up
-        # Beyond the last position the gradient is 0, but not 0 * inf.
-        sum2 += tl.where(p < stop, up * value, 0.)
-    sums = scratch + 16 + unit * C + c
-    tl.store(sums, tl.sum(sum1, 1))
-    tl.store(sums + tl.num_programs(0) * C, tl.sum(sum2, 1))
-    if (unit == 0) & (tl.program_id(1) == 0):
-        tl.store(scratch, 0.)
+        # Where there is no position the gradient is 0, but not 0 * inf.
+        sum2 += tl.where(live, up * value, 0.)
+    total1 = tl.sum(sum1, 1)
+    total2 = tl.sum(sum2, 1)
+    if SPLIT:
+        units = grad_shifts + (5 * C + 2 * R) * NG + row * U * C
+        tl.store(units + unit * C + c, total1)
+        tl.store(units + NG * U * C + unit * C + c, total2)
+        if not _is_last(tickets + N + NG + TILES + row * TILES + tile, U):
+            return
+        total1 = _sum_of_units(units, U, c, C)
+        total2 = _sum_of_units(units + NG * U * C, U, c, C)
+    rstd = tl.load(saved + (G + row % G) * C + c)
+    tl.store(grad_shifts + row * C + c, total1)
+    tl.store(grad_scales + row * C + c, total2 * rstd)
+
+    if _is_last(tickets + N + NG + tile, NG):
+        _gradient_of_statistics(saved, slopes, grad_scales, grad_shifts, c, N,
+                                G, frames * P, C, TRAINING)
+    if not _is_last(tickets + row // G, G * TILES):
+        return
+    _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
+                    wh2, row // G, N, G, frames * P, has_state,
+                    has_grad_state, C, WIDTH)
 
 
 @_kernel
-def _input_gradient_kernel(x, grad, grad_x, scratch, saved, N, C, P, T, G,
-                           rows, splits, stride_c, stride_p,
-                           RELU: tl.constexpr, BLOCK_C: tl.constexpr,
-                           BLOCK_P: tl.constexpr):
-    """grad_x = grad * scale / deviation + (x - mean) * slope + level."""
-    unit = tl.program_id(0)
-    c, offset, start, stop = _tile(unit, C, P, rows, splits, stride_c,
-                                   stride_p, BLOCK_C)
-    mean, factor, shift, row, g = _affine(saved, unit, c, N, C, T, G, splits)
-    slopes = scratch + 16 + 2 * tl.num_programs(0) * C
-    slope = tl.load(slopes + g * C + c)[:, None]
-    level = tl.load(slopes + (G + row) * C + c)[:, None]
-    for first in range(start, stop, BLOCK_P):
-        p = first + tl.arange(0, BLOCK_P)[None, :]
-        at = offset + p * stride_p
-        value = tl.load(x + at, mask=p < stop, other=0.).to(tl.float32) - mean
-        up = tl.load(grad + at, mask=p < stop, other=0.).to(tl.float32)
-        if RELU:
-            up = tl.where(value * factor + shift <= 0, 0., up)
-        value = up * factor + value * slope + level
-        tl.store(grad_x + at, value.to(grad_x.dtype.element_ty),
-                 mask=p < stop)
+def _sum_of_units(units, U, c, C: tl.constexpr):
+    """Sum over the U units of a row."""
+    BLOCK_U: tl.constexpr = 16
+    total = tl.zeros((BLOCK_U, c.shape[0]), tl.float32)
+    for first in range(0, U, BLOCK_U):
+        u = first + tl.arange(0, BLOCK_U)
+        total += tl.load(units + u[:, None] * C + c[None, :],
+                         mask=(u < U)[:, None], other=0.)
+    return tl.sum(total, 0)
 
-
-# The relay: a program for each slice of BLOCK_C channels, in phases. All
-# programs must have done one phase before any begins the next, because a
-# bottleneck's C/4 hidden units sum over all channels: each slice writes its
-# part of the sum, and adds up the parts of all in the next phase.
 
 @_kernel
-def _wait_for_all(arrived, count):
-    """A barrier: there are few programs, and all of them are running.
+def _gradient_of_statistics(saved, slopes, grad_scales, grad_shifts, c, N, G,
+                            size, C: tl.constexpr, TRAINING: tl.constexpr):
+    """Of some channels: what comes to x through mean and deviation.
 
-    The kernel before has set the count of arrived programs to 0.
+    slope * (x - mean) + level, for each group; 0 for running statistics.
     """
-    tl.debug_barrier()
-    now = tl.atomic_add(arrived, 1., sem='acq_rel', scope='gpu') + 1
-    while now < count:
-        now = tl.atomic_add(arrived, 0., sem='acquire', scope='gpu')
-    tl.debug_barrier()
-
-
-@_kernel
-def _sum_of_parts(parts, row, live, rows, r, R: tl.constexpr,
-                  SLICES: tl.constexpr):
-    """Sum over slices of (SLICES, rows, R), at some rows: (len(row), R)."""
-    AT_ONCE: tl.constexpr = SLICES // 2 if SLICES < 16 else 8
-    parts += row[:, None] * R + r[None, :]
-    total = tl.zeros((row.shape[0], R), tl.float32)
-    for first in range(0, SLICES, AT_ONCE):
-        for s in tl.static_range(AT_ONCE):
-            total += tl.load(parts + (first + s) * rows * R,
-                             mask=live[:, None], other=0.,
-                             cache_modifier='.cg')
-    return total
-
-
-@_kernel
-def _relay_kernel(scratch, saved, h0, c0, running_mean,
-                  running_var, tracked, new_mean, new_var, new_tracked, wi1,
-                  bi1, wi2, bi2, wh1, bh1, wh2, bh2, N, P, T, G, rows, splits,
-                  eps, momentum,
-                  has_state, phase, last, C: tl.constexpr,
-                  BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr,
-                  BLOCK_G: tl.constexpr,
-                  TRAINING: tl.constexpr, GROUPED: tl.constexpr,
-                  PRECISION: tl.constexpr):
-    """Phase 0 merges the moments of units; phase s > 0 is a relay's step."""
-    R: tl.constexpr = C // 4
-    SLICES: tl.constexpr = C // BLOCK_C
-    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
-    r = tl.arange(0, R)
-    NG = N * G
-    moments = scratch + 16
-    parts = moments + 2 * N * T * splits * C
-    parts_h = parts + SLICES * NG * R
-    scales = saved + 2 * G * C
-    shifts = scales + NG * C
-    pools = shifts + NG * C
-    gates = pools + NG * C
-    inner = gates + 4 * NG * C  # hidden units: input map, then hidden map
-    own = tl.program_id(0) * NG * R
-    w1_at = r[None, :] * C + c[:, None]  # (BLOCK_C, R)
-
-    while phase < last:
-        if phase == 0:
-            w1 = tl.load(wi1 + w1_at).to(tl.float32)
-            for first in range(0, NG, BLOCK_N):
-                row = first + tl.arange(0, BLOCK_N)
-                live = (row < NG)[:, None]
-                at = row[:, None] * C + c[None, :]
-                pooled, m2 = _merge_moments(
-                    moments, row, c, NG, P, T // G * splits, rows, splits, C,
-                    BLOCK_C, BLOCK_N)
-                tl.store(pools + at, pooled, mask=live)
-                tl.store(scales + at, m2, mask=live)  # until there are scales
-                tl.store(parts + own + row[:, None] * R + r[None, :],
-                         tl.dot(pooled, w1, input_precision=PRECISION),
-                         mask=live)
-            if has_state != 0:
-                w1 = tl.load(wh1 + w1_at).to(tl.float32)
-                for n0 in range(0, N, BLOCK_N):
-                    n = n0 + tl.arange(0, BLOCK_N)
-                    live = (n < N)[:, None]
-                    h = tl.load(h0 + n[:, None] * C + c[None, :], mask=live,
-                                other=0.).to(tl.float32)
-                    tl.store(parts_h + own + n[:, None] * G * R + r[None, :],
-                             tl.dot(h, w1, input_precision=PRECISION),
-                             mask=live)
-            tl.debug_barrier()
-
-            g = tl.arange(0, BLOCK_G)
-            at = g[:, None] * C + c[None, :]
-            running_at = at if GROUPED else at - g[:, None] * C
-            mean = tl.load(running_mean + running_at,
-                           mask=(g < G)[:, None], other=0.).to(tl.float32)
-            var = tl.load(running_var + running_at,
-                          mask=(g < G)[:, None], other=0.).to(tl.float32)
-            if TRAINING:
-                run_mean = mean
-                run_var = var
-                mean = _sum_over_clips(pools, N, G, c, 0, 0, C, BLOCK_C,
-                                       BLOCK_G) / N
-                size = (T // G * P).to(tl.float32)  # values of clip and group
-                m2 = _sum_over_clips(scales, N, G, c, 0, 0, C, BLOCK_C,
-                                     BLOCK_G)
-                m2 += size * _sum_over_clips(
-                    pools, N, G, c, 1, mean, C, BLOCK_C, BLOCK_G)
-                var = m2 / (size * N)
-                _move(new_mean, run_mean, mean, momentum, g, G, c, C, GROUPED)
-                _move(new_var, run_var, m2 / (size * N - 1), momentum, g, G,
-                      c, C, GROUPED)
-                if tl.program_id(0) == 0:
-                    tl.store(new_tracked, tl.load(tracked) + 1)
-            tl.store(saved + at, mean, mask=(g < G)[:, None])
-            tl.store(saved + G * C + at, 1 / tl.sqrt(var + eps),
-                     mask=(g < G)[:, None])
-        else:
-            s = phase - 1
-            for n0 in range(0, N, BLOCK_N):
-                n = n0 + tl.arange(0, BLOCK_N)
-                row = n * G + s
+    BLOCK_N: tl.constexpr = 16
+    count = size.to(tl.float32) * N
+    for g in range(G):
+        slope = tl.zeros((BLOCK_N, c.shape[0]), tl.float32)
+        level = tl.zeros((BLOCK_N, c.shape[0]), tl.float32)
+        if TRAINING:
+            for first in range(0, N, BLOCK_N):
+                n = first + tl.arange(0, BLOCK_N)
                 live = (n < N)[:, None]
-                at = row[:, None] * C + c[None, :]
-                unit_at = row[:, None] * R + r[None, :]
-                u_in = tl.load(bi1 + r).to(tl.float32)[None, :] + (
-                    _sum_of_parts(parts, row, n < N, NG, r, R, SLICES))
-                u_in = tl.where(u_in < 0, 0., u_in)
-                u_h = tl.zeros((BLOCK_N, R), tl.float32) + (
-                    tl.load(bh1 + r).to(tl.float32)[None, :])
-                if (s > 0) | (has_state != 0):
-                    u_h += _sum_of_parts(parts_h, row, n < N, NG, r, R,
-                                         SLICES)
-                u_h = tl.where(u_h < 0, 0., u_h)
-                if tl.program_id(0) == 0:
-                    tl.store(inner + unit_at, u_in, mask=live)
-                    tl.store(inner + NG * R + unit_at, u_h, mask=live)
-
-                # In a loop, and through memory: all gates' weights at once
-                # would not fit into the registers.
-                gate_at = row[:, None] * 4 * C + c[None, :]
-                for k in range(4):
-                    at_k = k * C + c
-                    w2_at = at_k[None, :] * R + r[:, None]  # (R, BLOCK_C)
-                    gate = tl.dot(u_in, tl.load(wi2 + w2_at).to(tl.float32),
-                                  input_precision=PRECISION)
-                    gate += tl.dot(u_h, tl.load(wh2 + w2_at).to(tl.float32),
-                                   input_precision=PRECISION)
-                    gate += (tl.load(bi2 + at_k).to(tl.float32)
-                             + tl.load(bh2 + at_k).to(tl.float32))[None, :]
-                    if k == 2:  # tanh
-                        gate = 2 * tl.sigmoid(2 * gate) - 1
-                    else:
-                        gate = tl.sigmoid(gate)
-                    tl.store(gates + gate_at + k * C, gate, mask=live)
-                tl.debug_barrier()
-                i = tl.load(gates + gate_at, mask=live, other=0.)
-                f = tl.load(gates + gate_at + C, mask=live, other=0.)
-                g = tl.load(gates + gate_at + 2 * C, mask=live, other=0.)
-                o = tl.load(gates + gate_at + 3 * C, mask=live, other=0.)
-                new_c = f * _state_before(shifts, c0, row, G, c, live,
-                                          has_state, C) + i * g
-                h = o * tl.sigmoid(new_c)
-                tl.store(scales + at, h, mask=live)
-                tl.store(shifts + at, new_c, mask=live)
-                if s + 1 < G:
-                    w1 = tl.load(wh1 + w1_at).to(tl.float32)
-                    tl.store(parts_h + own + unit_at + R,
-                             tl.dot(h, w1, input_precision=PRECISION),
-                             mask=live)
-        phase += 1
-        if phase < last:
-            _wait_for_all(scratch, phase * SLICES)
+                at = (n * G + g)[:, None] * C + c[None, :]
+                scale = tl.load(saved + 2 * G * C + at, mask=live, other=0.)
+                slope += scale * tl.load(grad_scales + at, mask=live,
+                                         other=0.)
+                level += scale * tl.load(grad_shifts + at, mask=live,
+                                         other=0.)
+        rstd = tl.load(saved + (G + g) * C + c)
+        tl.store(slopes + g * C + c,
+                 tl.sum(slope, 0) * -rstd * rstd / count)
+        tl.store(slopes + (G + g) * C + c, tl.sum(level, 0) * -rstd / count)
 
 
 @_kernel
-def _merge_moments(moments, row, c, NG, P, U, rows, splits, C: tl.constexpr,
-                   BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Mean and sum of squares about it, of rows' U units."""
-    at = (row * U)[:, None] * C + c[None, :]
-    mean = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
-    size = 0.
-    for first in range(0, U, 8):
-        for u in tl.static_range(8):
-            weight = _unit_size(first + u, U, P, rows, splits)
-            live = row < tl.where(first + u < U, NG, 0)
-            mean += weight * tl.load(moments + at + (first + u) * C,
-                                     mask=live[:, None], other=0.)
-            size += weight
-    mean /= size
-    m2 = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
-    for first in range(0, U, 8):
-        for u in tl.static_range(8):
-            live = row < tl.where(first + u < U, NG, 0)
-            part = tl.load(moments + at + (first + u) * C,
-                           mask=live[:, None], other=0.) - mean
-            m2 += part * part * _unit_size(first + u, U, P, rows, splits)
-            m2 += tl.load(moments + NG * U * C + at + (first + u) * C,
-                          mask=live[:, None], other=0.)
-    return mean, m2
-
-
-@_kernel
-def _unit_size(u, U, P, rows, splits):
-    """How many positions the u-th unit has; none from U on."""
-    return tl.where(u < U, tl.minimum(rows, P - u % splits * rows), 0
-                    ).to(tl.float32)
-
-
-@_kernel
-def _sum_over_clips(values, N, G, c, SQUARED: tl.constexpr, mean,
-                    C: tl.constexpr, BLOCK_C: tl.constexpr,
-                    BLOCK_G: tl.constexpr):
-    """Sum of rows' values, or of their squares about the mean, (G, C)."""
-    g = tl.arange(0, BLOCK_G)
-    values += g[:, None] * C + c[None, :]
-    total = tl.zeros((BLOCK_G, BLOCK_C), tl.float32)
-    for first in range(0, N, 8):
-        for n in tl.static_range(8):
-            live = (g < tl.where(first + n < N, G, 0))[:, None]
-            value = tl.load(values + (first + n) * G * C, mask=live,
-                            other=0.)
-            if SQUARED:
-                value = tl.where(live, value - mean, 0.)
-                value *= value
-            total += value
-    return total
-
-
-@_kernel
-def _move(new, running, batch, momentum, g, G, c, C: tl.constexpr,
-          GROUPED: tl.constexpr):
-    """Move running statistics, (G, C), towards the batch's."""
-    if GROUPED:
-        running += momentum * (batch - running)
-        tl.store(new + g[:, None] * C + c[None, :],
-                 running.to(new.dtype.element_ty), mask=(g < G)[:, None])
-    else:  # each group in turn moves the one (C,): later ones weigh more
-        weight = tl.where(g < G, momentum, 0.)
-        keep = 1. - momentum
-        for later in range(1, G):
-            weight = tl.where(g < later, weight * (1. - momentum), weight)
-            keep *= 1. - momentum
-        running = tl.sum(tl.where((g == 0)[:, None], running, 0.), 0)
-        tl.store(new + c, (keep * running + tl.sum(
-            tl.where((g < G)[:, None], batch * weight[:, None], 0.), 0)).to(
-                new.dtype.element_ty))
-
-
-@_kernel
-def _state_before(values, start, row, G, c, live, has_state,
-                  C: tl.constexpr):
-    """Of rows: the values a step before, or those at the start, or 0."""
-    before = tl.load(values + (row[:, None] - 1) * C + c[None, :],
-                     mask=live & (row % G > 0)[:, None], other=0.)
-    return before + tl.load(
-        start + (row // G)[:, None] * C + c[None, :],
-        mask=live & (row % G == has_state - 1)[:, None], other=0.
-    ).to(tl.float32)
-
-
-@_kernel
-def _relay_gradient_kernel(
-        scratch, saved, h0, c0, grad_h, grad_c,
-        grad_state, wi1, wi2, wh1, wh2, grad_w, N, P, T, G, splits, has_state,
-        has_grad_state, phase, last, C: tl.constexpr, BLOCK_C: tl.constexpr,
-        BLOCK_N: tl.constexpr, BLOCK_G: tl.constexpr,
-        TRAINING: tl.constexpr, PRECISION: tl.constexpr):
-    """The backward pass of the relay.
-
-    Phase p < G is step G - 1 - p, where phase 0 merges the sums of units
-    first. Phase G adds up the parts of the hidden units' gradients, and
-    phase G + 1 gives the gradients of pooled means and of weights.
-    """
+def _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
+                    wh2, n, N, G, size, has_state, has_grad_state,
+                    C: tl.constexpr, WIDTH: tl.constexpr):
+    """The steps of clip n backwards; then the input map, of all steps."""
     R: tl.constexpr = C // 4
-    SLICES: tl.constexpr = C // BLOCK_C
-    slice = tl.program_id(0)
-    c = slice * BLOCK_C + tl.arange(0, BLOCK_C)
-    r = tl.arange(0, R)
     NG = N * G
     scales = saved + 2 * G * C
     shifts = scales + NG * C
-    pools = shifts + NG * C
-    gates = pools + NG * C
+    gates = shifts + 2 * NG * C
     inner = gates + 4 * NG * C
     inner_h = inner + NG * R
-    sums = scratch + 16
-    slopes = sums + 2 * N * T * splits * C
-    levels = slopes + G * C
+    levels = scratch + 2 * N * C + 2 * G * C
     grad_scales = levels + NG * C
     grad_shifts = grad_scales + NG * C
-    carry = grad_shifts + NG * C  # (N, C)
-    grad_gates = carry + N * C
-    parts = grad_gates + 4 * NG * C
-    parts_h = parts + SLICES * NG * R
-    grad_inner = parts_h + SLICES * NG * R
+    grad_gates = grad_shifts + NG * C
+    grad_inner = grad_gates + 4 * NG * C
     grad_inner_h = grad_inner + NG * R
-    own = slice * NG * R
-    w1_at = r[:, None] * C + c[None, :]  # (R, BLOCK_C)
-    w2_at = c[:, None] * R + r[None, :]  # (BLOCK_C, R)
+    c = tl.arange(0, C)
+    r = tl.arange(0, R)
+    carry_h = carry + n * C
+    carry_c = carry + (N + n) * C
+    given = c < has_grad_state * C
+    tl.store(carry_h + c, tl.load(grad_state + n * C + c, mask=given,
+                                  other=0.))
+    tl.store(carry_c + c, tl.load(grad_state + (N + n) * C + c, mask=given,
+                                  other=0.))
+    tl.debug_barrier()
+    for step in range(G):
+        s = G - 1 - step
+        row = n * G + s
+        gate = row * 4 * C + c
+        i = tl.load(gates + gate)
+        f = tl.load(gates + gate + C)
+        g = tl.load(gates + gate + 2 * C)
+        o = tl.load(gates + gate + 3 * C)
+        squashed = tl.sigmoid(tl.load(shifts + row * C + c))
+        before = _shift_before(shifts, state, row, s, n, c, N, has_state, C)
+        gh = tl.load(grad_scales + row * C + c) + tl.load(carry_h + c)
+        gc = tl.load(grad_shifts + row * C + c) + tl.load(carry_c + c)
+        gc += gh * o * squashed * (1 - squashed)
+        tl.store(grad_gates + gate, gc * g * i * (1 - i))
+        tl.store(grad_gates + gate + C, gc * before * f * (1 - f))
+        tl.store(grad_gates + gate + 2 * C, gc * i * (1 - g * g))
+        tl.store(grad_gates + gate + 3 * C, gh * squashed * o * (1 - o))
+        tl.debug_barrier()  # the carry has been read
+        tl.store(carry_c + c, gc * f)
+        up = _times_transposed(grad_gates + row * 4 * C, wh2, 0, 4 * C, R, R,
+                               WIDTH)
+        u = tl.load(inner_h + row * R + r)
+        tl.store(grad_inner_h + row * R + r, tl.where(u <= 0, 0., up))
+        tl.debug_barrier()
+        if (s > 0) | (has_state != 0):
+            BLOCK: tl.constexpr = 128 if C > 128 else C
+            for first in range(0, C, BLOCK):
+                tl.store(carry_h + first + tl.arange(0, BLOCK),
+                         _times_transposed(grad_inner_h + row * R, wh1, first,
+                                           R, BLOCK, C, WIDTH))
+        tl.debug_barrier()
 
-    while phase < last:
-        if phase == 0:
-            for first in range(0, NG, BLOCK_N):
-                row = first + tl.arange(0, BLOCK_N)
-                live = (row < NG)[:, None]
-                at = row[:, None] * C + c[None, :]
-                tl.store(grad_shifts + at, _sum_of_units(
-                    sums, row, c, NG, T // G * splits, C, BLOCK_C, BLOCK_N),
-                    mask=live)
-                rstd = tl.load(saved + (G + row % G)[:, None] * C
-                               + c[None, :])
-                tl.store(grad_scales + at, rstd * _sum_of_units(
-                    sums + N * T * splits * C, row, c, NG, T // G * splits, C,
-                    BLOCK_C, BLOCK_N), mask=live)
-            tl.debug_barrier()
-
-            g = tl.arange(0, BLOCK_G)
-            live = (g < G)[:, None]
-            at = g[:, None] * C + c[None, :]
-            rstd = tl.load(saved + G * C + at, mask=live, other=0.)
-            slope = tl.zeros((BLOCK_G, BLOCK_C), tl.float32)
-            level = slope
-            if TRAINING:
-                for first in range(0, N, 8):
-                    for n in tl.static_range(8):
-                        rows_at = (first + n) * G * C + at
-                        rows_live = (g < tl.where(first + n < N, G, 0)
-                                     )[:, None]
-                        scale = tl.load(scales + rows_at, mask=rows_live,
-                                        other=0.)
-                        slope += scale * tl.load(
-                            grad_scales + rows_at, mask=rows_live, other=0.)
-                        level += scale * tl.load(
-                            grad_shifts + rows_at, mask=rows_live, other=0.)
-                count = (T // G * P).to(tl.float32) * N
-                slope *= -rstd * rstd / count
-                level *= -rstd / count
-            tl.store(slopes + at, slope, mask=live)
-            for n in range(N):
-                tl.store(levels + n * G * C + at, level, mask=live)
-
-        if phase < G:
-            s = G - 1 - phase
-            for n0 in range(0, N, BLOCK_N):
-                n = n0 + tl.arange(0, BLOCK_N)
-                row = n * G + s
-                live = (n < N)[:, None]
-                state_at = n[:, None] * C + c[None, :]
-                at = row[:, None] * C + c[None, :]
-                unit_at = row[:, None] * R + r[None, :]
-                gh = tl.load(grad_scales + at, mask=live, other=0.)
-                gc = tl.load(grad_shifts + at, mask=live, other=0.)
-                if phase > 0:
-                    up = _sum_of_parts(parts_h, row + 1, n < N, NG, r, R,
-                                       SLICES)
-                    u_h = tl.load(inner_h + unit_at + R, mask=live, other=0.)
-                    up = tl.where(u_h <= 0, 0., up)
-                    gh += tl.dot(up, tl.load(wh1 + w1_at).to(tl.float32),
-                                 input_precision=PRECISION)
-                    gc += tl.load(carry + state_at, mask=live, other=0.)
-                elif has_grad_state != 0:
-                    gh += tl.load(grad_h + state_at, mask=live,
-                                  other=0.).to(tl.float32)
-                    gc += tl.load(grad_c + state_at, mask=live,
-                                  other=0.).to(tl.float32)
-                gate_at = row[:, None] * 4 * C + c[None, :]
-                i = tl.load(gates + gate_at, mask=live, other=0.)
-                f = tl.load(gates + gate_at + C, mask=live, other=0.)
-                g = tl.load(gates + gate_at + 2 * C, mask=live, other=0.)
-                o = tl.load(gates + gate_at + 3 * C, mask=live, other=0.)
-                squashed = tl.sigmoid(
-                    tl.load(shifts + at, mask=live, other=0.))
-                c_before = _state_before(shifts, c0, row, G, c, live,
-                                         has_state, C)
-                gc += gh * o * squashed * (1 - squashed)
-                di = gc * g * i * (1 - i)
-                df = gc * c_before * f * (1 - f)
-                dg = gc * i * (1 - g * g)
-                do = gh * squashed * o * (1 - o)
-                tl.store(carry + state_at, gc * f, mask=live)
-                tl.store(grad_gates + gate_at, di, mask=live)
-                tl.store(grad_gates + gate_at + C, df, mask=live)
-                tl.store(grad_gates + gate_at + 2 * C, dg, mask=live)
-                tl.store(grad_gates + gate_at + 3 * C, do, mask=live)
-                tl.debug_barrier()
-                to_in = tl.zeros((BLOCK_N, R), tl.float32)
-                to_h = tl.zeros((BLOCK_N, R), tl.float32)
-                for k in range(4):
-                    up = tl.load(grad_gates + gate_at + k * C, mask=live,
-                                 other=0.)
-                    at_k = k * C * R + w2_at
-                    to_in = tl.dot(up, tl.load(wi2 + at_k).to(tl.float32),
-                                   to_in, input_precision=PRECISION)
-                    to_h = tl.dot(up, tl.load(wh2 + at_k).to(tl.float32),
-                                  to_h, input_precision=PRECISION)
-                tl.store(parts + own + unit_at, to_in, mask=live)
-                tl.store(parts_h + own + unit_at, to_h, mask=live)
-        elif phase == G:
-            for first in range(slice * BLOCK_N, NG, SLICES * BLOCK_N):
-                row = first + tl.arange(0, BLOCK_N)
-                live = (row < NG)[:, None]
-                at = row[:, None] * R + r[None, :]
-                up = _sum_of_parts(parts, row, row < NG, NG, r, R, SLICES)
-                u = tl.load(inner + at, mask=live, other=0.)
-                tl.store(grad_inner + at, tl.where(u <= 0, 0., up),
-                         mask=live)
-                up = _sum_of_parts(parts_h, row, row < NG, NG, r, R, SLICES)
-                u = tl.load(inner_h + at, mask=live, other=0.)
-                tl.store(grad_inner_h + at, tl.where(u <= 0, 0., up),
-                         mask=live)
-        else:
-            size = (T // G * P).to(tl.float32)
-            w1 = tl.load(wi1 + w1_at).to(tl.float32)
-            gw1 = tl.zeros((R, BLOCK_C), tl.float32)
-            gwh1 = tl.zeros((R, BLOCK_C), tl.float32)
-            gb1 = tl.zeros((R, ), tl.float32)
-            gbh1 = tl.zeros((R, ), tl.float32)
-            for first in range(0, NG, BLOCK_N):
-                row = first + tl.arange(0, BLOCK_N)
-                live = (row < NG)[:, None]
-                at = row[:, None] * C + c[None, :]
-                unit_at = row[:, None] * R + r[None, :]
-                up = tl.load(grad_inner + unit_at, mask=live, other=0.,
-                             cache_modifier='.cg')
-                up_h = tl.load(grad_inner_h + unit_at, mask=live, other=0.,
-                               cache_modifier='.cg')
-                level = tl.load(levels + at, mask=live, other=0.)
-                level += tl.dot(up, w1, input_precision=PRECISION) / size
-                tl.store(levels + at, level, mask=live)
-                pooled = tl.load(pools + at, mask=live, other=0.)
-                h = _state_before(scales, h0, row, G, c, live, has_state, C)
-                gw1 += tl.dot(tl.trans(up), pooled, input_precision=PRECISION)
-                gwh1 += tl.dot(tl.trans(up_h), h, input_precision=PRECISION)
-                gb1 += tl.sum(up, 0)
-                gbh1 += tl.sum(up_h, 0)
-            tl.store(grad_w + w1_at, gw1.to(grad_w.dtype.element_ty))
-            grad_wh = grad_w + 5 * R * C + R + 4 * C
-            tl.store(grad_wh + w1_at, gwh1.to(grad_w.dtype.element_ty))
-            if slice == 0:
-                tl.store(grad_w + R * C + r, gb1.to(grad_w.dtype.element_ty))
-                tl.store(grad_wh + R * C + r,
-                         gbh1.to(grad_w.dtype.element_ty))
-            for k in range(4):
-                gw2 = tl.zeros((BLOCK_C, R), tl.float32)
-                gwh2 = tl.zeros((BLOCK_C, R), tl.float32)
-                gb2 = tl.zeros((BLOCK_C, ), tl.float32)
-                for first in range(0, NG, BLOCK_N):
-                    row = first + tl.arange(0, BLOCK_N)
-                    live = (row < NG)[:, None]
-                    unit_at = row[:, None] * R + r[None, :]
-                    up = tl.load(
-                        grad_gates + row[:, None] * 4 * C + k * C
-                        + c[None, :], mask=live, other=0.)
-                    u = tl.load(inner + unit_at, mask=live, other=0.)
-                    u_h = tl.load(inner_h + unit_at, mask=live, other=0.)
-                    gw2 += tl.dot(tl.trans(up), u, input_precision=PRECISION)
-                    gwh2 += tl.dot(tl.trans(up), u_h,
-                                   input_precision=PRECISION)
-                    gb2 += tl.sum(up, 0)
-                b1_end = R * C + R
-                at = b1_end + k * C * R + w2_at
-                tl.store(grad_w + at, gw2.to(grad_w.dtype.element_ty))
-                tl.store(grad_wh + at, gwh2.to(grad_w.dtype.element_ty))
-                at = b1_end + 4 * C * R + k * C + c
-                tl.store(grad_w + at, gb2.to(grad_w.dtype.element_ty))
-                tl.store(grad_wh + at, gb2.to(grad_w.dtype.element_ty))
-            if has_state != 0:
-                w1 = tl.load(wh1 + w1_at).to(tl.float32)
-                for n0 in range(0, N, BLOCK_N):
-                    n = n0 + tl.arange(0, BLOCK_N)
-                    live = (n < N)[:, None]
-                    at = n[:, None] * C + c[None, :]
-                    up = tl.load(
-                        grad_inner_h + n[:, None] * G * R + r[None, :],
-                        mask=live, other=0., cache_modifier='.cg')
-                    tl.store(grad_state + at,
-                             tl.dot(up, w1, input_precision=PRECISION),
-                             mask=live)
-                    tl.store(grad_state + N * C + at, tl.load(
-                        carry + at, mask=live, other=0.), mask=live)
-        phase += 1
-        if phase < last:
-            _wait_for_all(scratch, phase * SLICES)
+    # Four steps at once; beyond the last one, it again.
+    for first in range(0, G, 4):
+        row0 = n * G + first
+        row1 = n * G + tl.minimum(first + 1, G - 1)
+        row2 = n * G + tl.minimum(first + 2, G - 1)
+        row3 = n * G + tl.minimum(first + 3, G - 1)
+        up0, up1, up2, up3 = _four_times_transposed(
+            grad_gates, row0, row1, row2, row3, wi2, 0, 4 * C, R, R,
+            WIDTH)
+        _store_relu_gradient(grad_inner, inner, row0, r, up0, R)
+        _store_relu_gradient(grad_inner, inner, row1, r, up1, R)
+        _store_relu_gradient(grad_inner, inner, row2, r, up2, R)
+        _store_relu_gradient(grad_inner, inner, row3, r, up3, R)
+        tl.debug_barrier()
+        BLOCK_I: tl.constexpr = 128 if C > 128 else C
+        for c0 in range(0, C, BLOCK_I):
+            at = c0 + tl.arange(0, BLOCK_I)
+            pool0, pool1, pool2, pool3 = _four_times_transposed(
+                grad_inner, row0, row1, row2, row3, wi1, c0, R, BLOCK_I, C,
+                WIDTH)
+            tl.store(levels + row0 * C + at, pool0 / size)
+            tl.store(levels + row1 * C + at, pool1 / size)
+            tl.store(levels + row2 * C + at, pool2 / size)
+            tl.store(levels + row3 * C + at, pool3 / size)
 
 
 @_kernel
-def _sum_of_units(sums, row, c, NG, U, C: tl.constexpr, BLOCK_C: tl.constexpr,
-                  BLOCK_N: tl.constexpr):
-    """Sum over the U units of each row."""
-    sums += (row * U)[:, None] * C + c[None, :]
-    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
-    for first in range(0, U, 8):
-        for u in tl.static_range(8):
-            live = row < tl.where(first + u < U, NG, 0)
-            total += tl.load(sums + (first + u) * C, mask=live[:, None],
-                             other=0.)
-    return total
+def _store_relu_gradient(grads, units, row, r, up, R: tl.constexpr):
+    """Of the hidden units of one row: what ReLU lets pass."""
+    u = tl.load(units + row * R + r)
+    tl.store(grads + row * R + r, tl.where(u <= 0, 0., up))
 
 
-@functools.lru_cache(None)
-def _precision(device):
-    """Products of float32 to float32's precision, on tensor cores."""
-    if INTERPRETED or torch.cuda.get_device_capability(device) < (8, 0):
-        return 'ieee'
-    return 'tf32x3'
+@_kernel
+def _times_transposed(values, weight, first, J: tl.constexpr,
+                      K: tl.constexpr, STRIDE: tl.constexpr,
+                      WIDTH: tl.constexpr):
+    """(K,): values (J,) times K columns of a weight, from the first on."""
+    BLOCK: tl.constexpr = WIDTH // K if WIDTH // K < J else J
+    column = first + tl.arange(0, K)[None, :]
+    total = tl.zeros((BLOCK, K), tl.float32)
+    for j0 in tl.range(0, J, BLOCK, loop_unroll_factor=4):
+        j = j0 + tl.arange(0, BLOCK)
+        total += tl.load(weight + j[:, None] * STRIDE + column).to(
+            tl.float32) * tl.load(values + j)[:, None]
+    return tl.sum(total, 0)
+
+
+@_kernel
+def _four_times_transposed(values, row0, row1, row2, row3, weight, first,
+                           J: tl.constexpr, K: tl.constexpr,
+                           STRIDE: tl.constexpr, WIDTH: tl.constexpr):
+    """_times_transposed for four rows (J,) of values."""
+    HALF: tl.constexpr = WIDTH // 2
+    BLOCK: tl.constexpr = HALF // K if HALF // K < J else J
+    column = first + tl.arange(0, K)[None, :]
+    total0 = tl.zeros((BLOCK, K), tl.float32)
+    total1 = tl.zeros((BLOCK, K), tl.float32)
+    total2 = tl.zeros((BLOCK, K), tl.float32)
+    total3 = tl.zeros((BLOCK, K), tl.float32)
+    for j0 in tl.range(0, J, BLOCK, loop_unroll_factor=4):
+        j = j0 + tl.arange(0, BLOCK)
+        block = tl.load(weight + j[:, None] * STRIDE + column).to(tl.float32)
+        total0 += block * tl.load(values + row0 * J + j)[:, None]
+        total1 += block * tl.load(values + row1 * J + j)[:, None]
+        total2 += block * tl.load(values + row2 * J + j)[:, None]
+        total3 += block * tl.load(values + row3 * J + j)[:, None]
+    return (tl.sum(total0, 0), tl.sum(total1, 0), tl.sum(total2, 0),
+            tl.sum(total3, 0))
+
+
+@_kernel
+def _gradients_kernel(
+        x, grad, grad_x, saved, scratch, state, grad_weights, N, P, G, frames,
+        U, span, has_state, C: tl.constexpr, BLOCK_C: tl.constexpr,
+        BLOCK_P: tl.constexpr, LAST: tl.constexpr, RELU: tl.constexpr,
+        WEIGHT_PROGRAMS: tl.constexpr):
+    """Gradients of the weights, by the first programs, and of x.
+
+    grad_x = grad * scale / deviation + (x - mean) * slope + level
+    """
+    if tl.program_id(0) < WEIGHT_PROGRAMS:
+        _weight_gradients(saved, scratch, state, grad_weights,
+                          tl.program_id(0), N, G, has_state, C)
+        return
+    row, unit, tile, c, offset, first, stop = _place(
+        tl.num_programs(0) - 1 - tl.program_id(0), P, frames, U, span, C,
+        BLOCK_C, BLOCK_P, LAST)
+    mean, factor, shift = _affine(saved, row, c, N, G, C)
+    slopes = scratch + 2 * N * C
+    levels = slopes + 2 * G * C
+    slope = tl.load(slopes + row % G * C + c)[:, None]
+    level = tl.load(slopes + (G + row % G) * C + c)
+    level = (level + tl.load(levels + row * C + c))[:, None]
+    for k in range(first, stop):
+        at, live = _chunk(k, offset, P, C, BLOCK_P, LAST)
+        value, up = _load_gradient(x, grad, at, live, mean, factor, shift,
+                                   RELU)
+        value = up * factor + value * slope + level
+        tl.store(grad_x + at, value.to(grad_x.dtype.element_ty), mask=live)
+
+
+@_kernel
+def _weight_gradients(saved, scratch, state, grad_weights, id, N, G, has_state,
+                      C: tl.constexpr):
+    """A tile of one weight's gradient: the sum over rows of outer products.
+
+    The vector of all gradients has the order of RelayCell.weights.
+    """
+    R: tl.constexpr = C // 4
+    BLOCK_R: tl.constexpr = 64 if R > 64 else R
+    TILES: tl.constexpr = (C // 64) * (R // BLOCK_R)  # of a first layer
+    NG = N * G
+    scales = saved + 2 * G * C
+    pools = scales + 2 * NG * C
+    inner = pools + 5 * NG * C
+    grad_gates = scratch + 2 * N * C + 2 * G * C + 3 * NG * C
+    grad_inner = grad_gates + 4 * NG * C
+    hidden = id // (5 * TILES)  # 0: input map; 1: hidden map
+    tile = id % (5 * TILES)
+    inner += hidden * NG * R
+    grad_inner += hidden * NG * R
+    grad_weights += hidden * (5 * R * C + R + 4 * C)
+    r = tile % (R // BLOCK_R) * BLOCK_R + tl.arange(0, BLOCK_R)
+    c = tile // (R // BLOCK_R) * 64 + tl.arange(0, 64)
+    if tile < TILES:
+        _first_weight_gradient(
+            grad_weights, grad_inner, pools, scales, state, r, c,
+            tile < R // BLOCK_R, hidden, NG, G, has_state, C, BLOCK_R)
+    else:
+        c -= TILES // (R // BLOCK_R) * 64
+        _second_weight_gradient(
+            grad_weights + R * C + R, grad_gates, inner, r, c,
+            tile % (R // BLOCK_R) == 0, NG, C, BLOCK_R)
+
+
+@_kernel
+def _first_weight_gradient(grad_weights, grads, pools, scales, state, r, c,
+                           with_bias, hidden, NG, G, has_state,
+                           C: tl.constexpr, BLOCK_R: tl.constexpr):
+    """Of Linear(C, R): weight (R, C) and bias (R,)."""
+    R: tl.constexpr = C // 4
+    total = tl.zeros((BLOCK_R, 64), tl.float32)
+    bias = tl.zeros((BLOCK_R, ), tl.float32)
+    for row in tl.range(0, NG, loop_unroll_factor=8):
+        up = tl.load(grads + row * R + r)
+        s = row % G
+        value = tl.load(pools + row * C + c, other=0.,
+                        mask=c < (1 - hidden) * C)
+        value += tl.load(scales + (row - 1) * C + c, other=0.,
+                         mask=c < tl.where(s > 0, hidden * C, 0))
+        value += tl.load(state + row // G * C + c, other=0.,
+                         mask=c < tl.where(s == 0, hidden * has_state * C, 0))
+        total += up[:, None] * value[None, :]
+        bias += up
+    tl.store(grad_weights + r[:, None] * C + c[None, :],
+             total.to(grad_weights.dtype.element_ty))
+    tl.store(grad_weights + R * C + r, bias.to(grad_weights.dtype.element_ty),
+             mask=r < tl.where(with_bias, R, 0))
+
+
+@_kernel
+def _second_weight_gradient(grad_weights, grads, units, r, c, with_bias, NG,
+                            C: tl.constexpr, BLOCK_R: tl.constexpr):
+    """Of Linear(R, 4C): weight (4C, R) and bias (4C,)."""
+    R: tl.constexpr = C // 4
+    total = tl.zeros((64, BLOCK_R), tl.float32)
+    bias = tl.zeros((64, ), tl.float32)
+    for row in tl.range(0, NG, loop_unroll_factor=8):
+        up = tl.load(grads + row * 4 * C + c)
+        total += up[:, None] * tl.load(units + row * R + r)[None, :]
+        bias += up
+    tl.store(grad_weights + c[:, None] * R + r[None, :],
+             total.to(grad_weights.dtype.element_ty))
+    tl.store(grad_weights + 4 * C * R + c,
+             bias.to(grad_weights.dtype.element_ty),
+             mask=c < tl.where(with_bias, 4 * C, 0))
 
 
 def _define_compiled_normalize():
@@ -2085,21 +2237,21 @@ def _define_compiled_normalize():
     options = dict(mutates_args=(), tags=[
         tag for tag in [getattr(torch.Tag, 'flexible_layout', None)] if tag])
 
-    def normalize(x: Tensor, h: Optional[Tensor], c: Optional[Tensor],
-                  weights: List[Tensor], running_mean: Tensor,
-                  running_var: Tensor, tracked: Tensor, n_segment: int,
-                  num_groups: int, eps: float, momentum: float,
-                  training: bool, relu: bool
+    def normalize(x: Tensor, state: Optional[Tensor], weights: List[Tensor],
+                  running_mean: Tensor, running_var: Tensor, tracked: Tensor,
+                  n_segment: int, num_groups: int, eps: float,
+                  momentum: float, training: bool, relu: bool
                   ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         running = running_mean, running_var, tracked
         updated = tuple(torch.empty_like(buffer) for buffer in running)
-        out, new_h, new_c, (saved, ) = _triton_forward(
-            x, h, c, weights, running, updated,
-            _Spec(n_segment, num_groups, eps, momentum, training, relu))
+        plan = _plan_of(x, weights, running, _Spec(
+            n_segment, num_groups, eps, momentum, training, relu))
+        out, state, saved = _triton_forward(
+            plan, x, state, weights, running, updated, fresh=True)
         # An operator's outputs are not views of one another.
-        return (out, torch.stack((new_h, new_c)), saved, *updated)
+        return out, state.clone(), saved, *updated
 
-    def fake_normalize(x, h, c, weights, running_mean, running_var, tracked,
+    def fake_normalize(x, state, weights, running_mean, running_var, tracked,
                        n_segment, num_groups, *spec):
         clips, channels = x.size(0) // n_segment, x.size(1)
         vectors = functools.partial(x.new_empty, dtype=torch.float32)
@@ -2110,25 +2262,23 @@ def _define_compiled_normalize():
                 torch.empty_like(tracked))
 
     def gradients(grad_out: Optional[Tensor], grad_state: Optional[Tensor],
-                  x: Tensor, h: Optional[Tensor],
-                  c: Optional[Tensor], weights: List[Tensor], saved: Tensor,
-                  n_segment: int, num_groups: int, eps: float,
+                  x: Tensor, state: Optional[Tensor], weights: List[Tensor],
+                  saved: Tensor, n_segment: int, num_groups: int, eps: float,
                   momentum: float, training: bool, relu: bool
                   ) -> Tuple[Tensor, Tensor, Tensor]:
-        grad_h, grad_c = (None, None) if grad_state is None else grad_state
+        plan = _plan_of(x, weights, (), _Spec(
+            n_segment, num_groups, eps, momentum, training, relu))
         grad_x, grad_state, grad_weights = _triton_gradients(
-            grad_out, grad_h, grad_c, x, h, c, weights, saved,
-            _Spec(n_segment, num_groups, eps, momentum, training, relu))
-        if h is None:  # not an input
-            grad_state = grad_state.new_empty(
-                (2, x.size(0) // n_segment, x.size(1)))
+            plan, grad_out, grad_state, x, state, weights, saved, fresh=True)
+        if grad_state is None:  # state is not an input
+            grad_state = saved.new_empty(0)
         return grad_x, grad_state, grad_weights
 
-    def fake_gradients(grad_out, grad_state, x, h, c, weights, saved,
+    def fake_gradients(grad_out, grad_state, x, state, weights, saved,
                        n_segment, *spec):
-        state = x.new_empty((2, x.size(0) // n_segment, x.size(1)),
-                            dtype=torch.float32)
-        return (torch.empty_like(x, memory_format=_memory_format(x)), state,
+        return (torch.empty_like(x, memory_format=_memory_format(x)),
+                saved.new_empty(0) if state is None
+                else torch.empty_like(state, dtype=torch.float32),
                 weights[0].new_empty(sum(w.numel() for w in weights)))
 
     normalize = torch.library.custom_op(
@@ -2139,19 +2289,15 @@ def _define_compiled_normalize():
     gradients.register_fake(fake_gradients)
 
     def setup_context(ctx, inputs, output):
-        x, h, c, weights, _, _, _, *ctx.spec = inputs
-        ctx.has_state = h is not None
-        ctx.save_for_backward(x, output[2], *weights,
-                              *((h, c) if ctx.has_state else ()))
+        x, state, weights, _, _, _, *ctx.spec = inputs
+        ctx.save_for_backward(x, state, output[2], *weights)
 
     def backward(ctx, grad_out, grad_state, *_):
-        x, saved, *weights = ctx.saved_tensors
-        h, c = weights[8:] if ctx.has_state else (None, None)
+        x, state, saved, *weights = ctx.saved_tensors
         grad_x, grad_state, grad_weights = gradients(
-            grad_out, grad_state, x, h, c, weights[:8], saved, *ctx.spec)
-        return (grad_x, *(grad_state.unbind() if ctx.has_state
-                          else (None, None)),
-                list(_unflatten_dense_tensors(grad_weights, weights[:8])),
+            grad_out, grad_state, x, state, weights, saved, *ctx.spec)
+        return (grad_x, None if state is None else grad_state,
+                list(_unflatten_dense_tensors(grad_weights, weights)),
                 *[None] * (3 + len(ctx.spec)))
 
     normalize.register_autograd(backward, setup_context=setup_context)
