@@ -963,7 +963,8 @@ _cached_choice = functools.lru_cache(None)(_choice)
 @functools.lru_cache(None)
 def _log_choice(dtype, device, choice, why_not):
     logger.info('dynamic normalization of %s on %s: %s%s', dtype, device,
-                choice, f' ({why_not})' if why_not else '')
+                choice, f' ({why_not})' if why_not else
+                ', compiled at first use' if choice == 'triton' else '')
 
 
 def _why_not_triton(device, dtype, weight_dtype, channels, compiling):

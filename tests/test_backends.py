@@ -741,6 +741,7 @@ def test_each_choice_is_logged_once(device, backend, caplog):
                                                     device=device))
     assert [record.getMessage() for record in caplog.records] == [
         f'dynamic normalization of {dtype} on {device}: {backend}'
+        + ', compiled at first use' * (backend == 'triton')
         for dtype in (torch.float32, torch.bfloat16)]
 
 
@@ -826,6 +827,44 @@ def test_compile(device, backend, compiler):
         for name, value in model.named_buffers():
             if name.endswith('num_batches_tracked'):
                 assert got[name] == value, name
+
+
+class TwoLayers(nn.Module):
+    """Cross-temporal and cross-layer normalization, the cell used twice."""
+
+    def __init__(self, backend):
+        super().__init__()
+        self.first = CrossLayerNorm(64, 4, relu=True, backend=backend)
+        self.second = CrossTemporalNorm(64, 4, 2, 'grouped', backend=backend)
+        self.third = CrossLayerNorm(64, 4, backend=backend)
+        self.relay = RelayCell(64)
+
+    def forward(self, x):
+        weights = self.relay.gathered_weights()
+        x, state = self.first(x, self.relay, None, weights)
+        x, _ = self.third(self.second(x), self.relay, state, weights)
+        return x
+
+
+@on_triton
+@pytest.mark.parametrize('training', [True, False])
+def test_the_operator_that_compilers_see(device, backend, training):
+    """The kernels as one operator: what it takes, gives and derives."""
+    model = TwoLayers(backend).to(device).train(training)
+    compiled = copy.deepcopy(model)
+    torch._dynamo.reset()
+    compiled.compile(fullgraph=True, backend='aot_eager')
+    x = torch.randn(8, 64, 2, 3, device=device)
+    upstream = torch.randn_like(x)
+    results = []
+    for network in (model, compiled):
+        leaf = x.clone().requires_grad_()
+        out = network(leaf)
+        out.backward(upstream)
+        results.append([out, leaf.grad, *network.buffers(),
+                        *(p.grad for p in network.parameters())])
+    for got, expected in zip(*results):
+        torch.testing.assert_close(got, expected)
 
 
 # Several processes

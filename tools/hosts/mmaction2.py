@@ -308,14 +308,17 @@ def _dataloader(split, values, backbone, spatial_size, num_classes,
         if not isinstance(value, str):
             raise HostError(f'data.{split}.{key} should be one path, got '
                             f'{value!r}')
+    # Batches are received and copied to the GPU beside the computation.
+    pin_memory = torch.cuda.is_available()
     if training:
         return dict(
-            batch_size=videos_per_gpu, num_workers=workers_per_gpu,
+            batch_size=videos_per_gpu, pin_memory=pin_memory, num_workers=workers_per_gpu,
             persistent_workers=workers_per_gpu > 0,
             sampler=dict(type='FullBatchSampler', batch_size=videos_per_gpu),
             dataset=dataset), normalization
     return dict(
-        batch_size=1, num_workers=1, persistent_workers=True,
+        batch_size=1, pin_memory=pin_memory, num_workers=1,
+        persistent_workers=True,
         sampler=dict(type='DefaultSampler', shuffle=False),
         dataset=dataset), normalization
 
