@@ -844,9 +844,13 @@ def _without_autocast(device_type):
 
 
 def _is_exporting():
-    """Whether torch.export traces this call."""
-    compiler = getattr(torch, 'compiler', None)
-    return hasattr(compiler, 'is_exporting') and compiler.is_exporting()
+    """Whether torch.export traces this call.
+
+    torch.compiler.is_exporting() is True for torch.compile as well before
+    torch 2.13.
+    """
+    return getattr(getattr(torch, 'compiler', None), '_is_exporting_flag',
+                   False)
 
 
 def _is_compiling():
@@ -1581,6 +1585,20 @@ def _is_last(ticket, count):
 
 
 @_kernel
+def _are_last(tickets, at0, count0, at1, count1):
+    """_is_last for two tickets, drawn at once: drawing one takes a while."""
+    tl.debug_barrier()
+    which = tl.arange(0, 2)
+    ticket = tickets + tl.where(which == 0, at0, at1)
+    drawn = tl.atomic_add(ticket, 1, sem='acq_rel', scope='gpu')
+    last = drawn == tl.where(which == 0, count0, count1) - 1
+    tl.store(ticket, 0, mask=last)
+    last = tl.sum(tl.where(last, which + 1, 0), 0)
+    tl.debug_barrier()
+    return last % 2 == 1, last // 2 == 1
+
+
+@_kernel
 def _moments_kernel(
         x, saved, scratch, tickets, state, running_mean, running_var,
         tracked, new_mean, new_var, new_tracked, wi1, bi1, wi2, bi2, wh1, bh1,
@@ -1632,11 +1650,12 @@ def _moments_kernel(
     tl.store(pools + row * C + c, mean)
     tl.store(m2s + row * C + c, m2)
 
-    if _is_last(tickets + N + NG + tile, NG):
+    of_tile, of_row = _are_last(tickets, N + NG + tile, NG, N + row, TILES)
+    if of_tile:
         _statistics(saved, pools, m2s, running_mean, running_var, tracked,
                     new_mean, new_var, new_tracked, c, N, G, frames * P, eps,
                     momentum, tile, C, BLOCK_C, TRAINING, GROUPED)
-    if not _is_last(tickets + N + row, TILES):
+    if not of_row:
         return
     _hidden_units(pools + row * C, wi1, bi1, inner + row * R, C, C, WIDTH)
     tl.debug_barrier()
@@ -1940,10 +1959,12 @@ def _gradient_sums_kernel(
     tl.store(grad_shifts + row * C + c, total1)
     tl.store(grad_scales + row * C + c, total2 * rstd)
 
-    if _is_last(tickets + N + NG + tile, NG):
+    of_tile, of_clip = _are_last(tickets, N + NG + tile, NG, row // G,
+                                 G * TILES)
+    if of_tile:
         _gradient_of_statistics(saved, slopes, grad_scales, grad_shifts, c, N,
                                 G, frames * P, C, TRAINING)
-    if not _is_last(tickets + row // G, G * TILES):
+    if not of_clip:
         return
     _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
                     wh2, row // G, N, G, frames * P, has_state,

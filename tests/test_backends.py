@@ -811,8 +811,9 @@ def test_traces_are_plain(device, backend, monkeypatch):
 @pytest.mark.parametrize('device, backend, compiler', [
     pytest.param('cpu', 'aten', 'eager', id='cpu'),
     pytest.param('cuda', 'triton', 'inductor', id='cuda', marks=CUDA.marks)])
-def test_compile(device, backend, compiler):
+def test_compile(device, backend, compiler, monkeypatch):
     """The whole network is one graph, and does what it does without."""
+    launched = kernels_launched(monkeypatch)
     if INTERPRETED or not hasattr(nn.Module, 'compile'):
         pytest.skip('not of this torch, or not of the interpreter')
     model = build(50, backend).to(device)
@@ -827,9 +828,24 @@ def test_compile(device, backend, compiler):
         for name, value in model.named_buffers():
             if name.endswith('num_batches_tracked'):
                 assert got[name] == value, name
+    assert set(launched) == (
+        {'eager', 'operator'} if backend == 'triton' else set())
 
 
-class TwoLayers(nn.Module):
+def kernels_launched(monkeypatch):
+    """A list that each forward launch of the kernels adds its way to."""
+    launched = []
+    forward = resnet_dnr._triton_forward
+
+    def recording(*args, fresh=False):
+        launched.append('operator' if fresh else 'eager')
+        return forward(*args, fresh=fresh)
+
+    monkeypatch.setattr(resnet_dnr, '_triton_forward', recording)
+    return launched
+
+
+class ThreeLayers(nn.Module):
     """Cross-temporal and cross-layer normalization, the cell used twice."""
 
     def __init__(self, backend):
@@ -848,9 +864,11 @@ class TwoLayers(nn.Module):
 
 @on_triton
 @pytest.mark.parametrize('training', [True, False])
-def test_the_operator_that_compilers_see(device, backend, training):
+def test_the_operator_that_compilers_see(device, backend, training,
+                                         monkeypatch):
     """The kernels as one operator: what it takes, gives and derives."""
-    model = TwoLayers(backend).to(device).train(training)
+    launched = kernels_launched(monkeypatch)
+    model = ThreeLayers(backend).to(device).train(training)
     compiled = copy.deepcopy(model)
     torch._dynamo.reset()
     compiled.compile(fullgraph=True, backend='aot_eager')
@@ -865,6 +883,7 @@ def test_the_operator_that_compilers_see(device, backend, training):
                         *(p.grad for p in network.parameters())])
     for got, expected in zip(*results):
         torch.testing.assert_close(got, expected)
+    assert launched == 3 * ['eager'] + 3 * ['operator']
 
 
 # Several processes
