@@ -225,7 +225,8 @@ class DynamicNorm(nn.Module):
                 x, state, weights, *running, *spec)
             if self.training:
                 for buffer, new in zip(running, updated):
-                    buffer.copy_(new)
+                    # To autograd all of an operator's outputs are functions.
+                    buffer.copy_(new.detach())
         else:
             out, state = _Normalize.apply(
                 backend, spec, running, x, state, *weights)
@@ -907,8 +908,8 @@ def _wanted_backend(backend):
 def choose_backend(wanted, x, relay):
     """What computes a dynamic normalization.
 
-    * 'triton': fused kernels on CUDA. Two passes over the images and one
-      small kernel forward, as many backward. float32, float16 and bfloat16.
+    * 'triton': fused kernels on CUDA, two forward and two backward, each
+      one pass over the images. float32, float16 and bfloat16.
     * 'aten': the same with torch's operations and a hand-written backward
       pass, on any device.
     * 'plain': operations that autograd knows, and so higher derivatives,

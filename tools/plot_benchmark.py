@@ -6,8 +6,10 @@
 A panel for each of frames, groups, clips, depth and size that varies; in it,
 the others have the value that most measurements have. A line for each
 backbone and each value of the remaining settings (precision, layout, mode,
-compile, device) that vary. Dotted lines mark ratios of 1.0 and 1.1. Of
-measurements of the same thing, the last file's counts.
+compile, device) that vary; beside it, dashed, the ratio of the times that
+the device is busy, which leaves out how fast it is told what to do. Dotted
+lines mark ratios of 1.0 and 1.1. Of measurements of the same thing, the last
+file's counts.
 """
 import argparse
 import json
@@ -18,6 +20,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use('Agg')
+matplotlib.rcParams['svg.hashsalt'] = 'ResNet-DNR'  # alike, run after run
 import matplotlib.pyplot as plt  # noqa: E402
 
 PANELS = ('frames', 'groups', 'clips', 'depth', 'size')
@@ -37,8 +40,9 @@ def read(path):
 
     Returns:
         tuple: the reference's name, and a list of dicts with a value for
-        each of PANELS and LINES, and 'ratio'. Measurements that failed, and
-        the reference, are left out.
+        each of PANELS and LINES, 'ratio', and 'busy', the ratio of the times
+        that the device is busy, or None. Measurements that failed, and the
+        reference, are left out.
 
     Raises:
         PlotError: it cannot be read, or is no such file.
@@ -58,10 +62,17 @@ def read(path):
     reference, device = content['reference'], content['device']
     points = [
         dict({key: row[key] for key in PANELS + LINES if key in row},
-             backbone=name, device=device, ratio=result['ratio'])
+             backbone=name, device=device, ratio=result['ratio'],
+             busy=busy_ratio(result, row['models'][reference]))
         for row in content['rows'] for name, result in row['models'].items()
         if name != reference and result.get('ratio') is not None]
     return reference, points
+
+
+def busy_ratio(result, reference):
+    """Of the times that the device is busy; None where one is not known."""
+    own, other = (r.get('device_busy_ms') for r in (result, reference))
+    return own / other if own and other else None
 
 
 def varying(points, keys):
@@ -94,17 +105,23 @@ def draw(points, reference, out):
     for axis, panel in zip(axes[0], panels):
         others = [key for key in panels if key != panel]
         for number, label in enumerate(labels):
-            line = {p[panel]: p['ratio'] for p in points
+            line = {p[panel]: p for p in points
                     if tuple(p[key] for key in label_keys) == label
                     and all(p[key] == usual[key] for key in others)}
-            axis.plot(sorted(line), [line[x] for x in sorted(line)],
-                      marker='o', markersize=4, color=f'C{number % 10}',
-                      linestyle=('-', '--', '-.')[number // 10 % 3],
-                      label=' '.join(label))
+            for ratio, style, note in (('ratio', 'o-', ''),
+                                       ('busy', '.--', ', device busy')):
+                known = [x for x in sorted(line) if line[x][ratio]]
+                if known:
+                    axis.plot(known, [line[x][ratio] for x in known], style,
+                              markersize=4, color=f'C{number % 10}',
+                              label=' '.join(label) + note)
         for target in TARGETS:
             axis.axhline(target, color='0.4', linewidth=1, linestyle=':')
         axis.set_xlabel(panel)
-        axis.set_xticks(sorted({p[panel] for p in points}))
+        ticks = sorted({p[panel] for p in points})
+        axis.set_xscale('log')
+        axis.set_xticks(ticks, ticks)
+        axis.set_xticks([], minor=True)
         axis.set_title(', '.join(f'{key} {usual[key]}' for key in others),
                        fontsize='small')
     axes[0, 0].set_ylabel(f'time / time of {reference}')
@@ -112,7 +129,8 @@ def draw(points, reference, out):
                   loc='outside lower center', ncols=min(3, len(labels)),
                   fontsize='small')
     try:
-        figure.savefig(out)
+        figure.savefig(out, metadata={'Date': None} if out.endswith('.svg')
+                       else None)
     except (OSError, ValueError) as error:  # ValueError: an unknown format
         raise PlotError(f'cannot write --out {out}: {error}') from error
 
