@@ -29,20 +29,21 @@ def check_clips(split, data, backbone):
             f'num_segments={num_segments} segments')
 
 
-def check_out(path, endings=('.pkl', '.pickle')):
+def check_out(path, endings=('.pkl', '.pickle'), name='--out'):
     """Results can be written at path; its folder is made.
 
     Args:
         path (str): the file.
         endings (tuple[str]): what its name may end in.
+        name (str): of the argument that has it.
 
     Raises:
         HostError: it cannot, or path has another ending.
     """
     if not path.endswith(endings):
-        raise HostError(f'--out {path} should end in {" or ".join(endings)}')
+        raise HostError(f'{name} {path} should end in {" or ".join(endings)}')
     if osp.isdir(path):
-        raise HostError(f'cannot write --out {path}: it is a folder')
+        raise HostError(f'cannot write {name} {path}: it is a folder')
     probe = f'{path}.{os.getpid()}.tmp'
     try:
         os.makedirs(osp.dirname(path) or '.', exist_ok=True)
@@ -50,7 +51,7 @@ def check_out(path, endings=('.pkl', '.pickle')):
         os.remove(probe)
     except OSError as error:
         raise HostError(
-            f'cannot write --out {path}: {error.strerror}') from error
+            f'cannot write {name} {path}: {error.strerror}') from error
 
 
 def read_checkpoint(path):

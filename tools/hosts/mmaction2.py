@@ -19,8 +19,8 @@ from mmengine.config import Config, DictAction
 from . import HostError
 from .checks import check_clips, check_out, fill_model, read_checkpoint
 
-__all__ = ['DictAction', 'build_runner', 'leave_group', 'load_config', 'test',
-           'train', 'translate']
+__all__ = ['DictAction', 'build_runner', 'leave_group', 'load_config',
+           'model_of', 'test', 'train', 'translate']
 
 IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components']
 REQUIRED = object()
@@ -488,7 +488,7 @@ def train(args):
         read_checkpoint(cfg.load_from)
     runner = build_runner(cfg, args.launcher)
     if resume_from:  # the Runner, which loads it again, is not strict
-        fill_model(_model_of(runner), checkpoint['state_dict'], resume_from)
+        fill_model(model_of(runner), checkpoint['state_dict'], resume_from)
     runner.train()
     leave_group()
 
@@ -505,12 +505,13 @@ def test(args):
     cfg.test_evaluator = dict(
         type='V1Results', out=args.out, use_softmax=args.use_softmax)
     runner = build_runner(cfg, args.launcher)
-    fill_model(_model_of(runner), checkpoint['state_dict'], args.checkpoint)
+    fill_model(model_of(runner), checkpoint['state_dict'], args.checkpoint)
     runner.test()
     leave_group()
 
 
-def _model_of(runner):
+def model_of(runner):
+    """A Runner's model, without the wrapper of several processes."""
     return getattr(runner.model, 'module', runner.model)
 
 
