@@ -110,6 +110,24 @@ def test_exact(options):
                for name, value in model.named_parameters())
 
 
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason='needs a GPU. There: '
+    'python -m pytest tests/test_recalibrate_norm.py -k on_cuda')
+@pytest.mark.parametrize('running_stats', ['grouped', 'shared'])
+def test_on_cuda(running_stats, monkeypatch):
+    """The same as on a CPU, with the kernels."""
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    model = Recognizer(bn_eval=False, running_stats=running_stats)
+    norms = recalibrate_norm.choose_norms(model)
+    wanted = recalibrate_norm.estimate(model, norms, make_batches())
+    found = recalibrate_norm.estimate(
+        model.cuda(), norms, [batch.cuda() for batch in make_batches()])
+    for name, value in found.items():
+        assert value.is_cuda
+        error = (value.cpu() - wanted[name]).abs().max()
+        assert error < 1e-4 * wanted[name].abs().max(), name
+
+
 def test_one_batch_is_what_training_keeps():
     """With momentum 1 a layer's own buffers hold it, var unbiased."""
     model = Recognizer(bn_eval=False)
