@@ -500,11 +500,11 @@ def describe_run(device):
             cudnn=torch.backends.cudnn.version()))
 
 
-def write_json(path, content):
+def write_json(path, content, indent=1):
     """Write to a temporary name beside path, then rename."""
     temporary = f'{path}.{os.getpid()}.tmp'
     with open(temporary, 'w') as file:
-        json.dump(content, file, indent=1)
+        json.dump(content, file, indent=indent)
         file.write('\n')
     os.replace(temporary, path)
 
