@@ -249,10 +249,8 @@ def check_settings(path, plan):
         return {name: value}
 
     try:
-        content = json.loads(path.read_text())
-        found = content.get('settings', content)
-        found = {key: found[key] for key in plan.settings}
-    except (ValueError, KeyError, AttributeError) as error:
+        found = json.loads(path.read_text())['settings']
+    except (ValueError, KeyError, TypeError) as error:
         raise HostError(f'{path} is no file of this study: remove it or give '
                         f'another folder') from error
     found, wanted = flatten(found, ''), flatten(plan.settings, '')
@@ -264,6 +262,11 @@ def check_settings(path, plan):
             + '; '.join(f'{key[1:]} {found.get(key)}, not {wanted.get(key)}'
                         for key in differing[:5])
             + '): remove it or give other folders by --out and --work-dir')
+
+
+def threads(jobs):
+    """Threads for each of several processes that share the cores."""
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
 
 
 def run_child(plan, step, command, device, jobs, lock, stop):
@@ -284,8 +287,7 @@ def run_child(plan, step, command, device, jobs, lock, stop):
     """
     env = dict(os.environ)
     env.pop('MMACTION_ROOT', None)  # mmaction2 is the host here
-    env.setdefault('OMP_NUM_THREADS', str(
-        max(1, len(os.sched_getaffinity(0)) // jobs)))
+    env.setdefault('OMP_NUM_THREADS', str(threads(jobs)))
     if device is not None:
         env['CUDA_VISIBLE_DEVICES'] = device
     log = plan.folder / f'{step}.log'
@@ -517,10 +519,7 @@ class Evaluator:
         model = self.build(plan, state, path)
         grouped = self.scores(model, self.clips, 1)
         tested = self.read_results(plan, grouped)
-        content = dict(
-            test_script=figures(tested),
-            largest_difference_of_a_score=float(abs(tested - grouped).max()),
-            grouped=figures(grouped))
+        modes = dict(grouped=figures(grouped), shared=None)
 
         for module in model.modules():
             if isinstance(module, (torch.nn.BatchNorm2d, DynamicNorm)):
@@ -530,21 +529,23 @@ class Evaluator:
         order = torch.randperm(
             len(self.clips),
             generator=torch.Generator().manual_seed(0)).tolist()
-        content['batch'] = figures(
+        modes['batch'] = figures(
             self.scores(model, self.clips, plan.run.batch, order))
-        content['gap'] = content['batch']['top1'] - content['grouped']['top1']
 
-        content['shared'] = None
         if any(isinstance(m, CrossTemporalNorm) for m in model.modules()):
             model = self.build(plan, state, path, running_stats='shared')
-            content['shared'] = figures(
+            modes['shared'] = figures(
                 self.scores(model, self.clips, plan.run.batch))
         if plan.run.has_relay():
             model = self.build(plan, state, path)
             self.record_relay(plan, model)
-        content['seconds'] = dict(plan.read_state()['seconds'],
-                                  evaluate=time.perf_counter() - start)
-        return content
+        return dict(
+            test_script=figures(tested),
+            largest_difference_of_a_score=float(abs(tested - grouped).max()),
+            evaluation=modes,
+            gap=modes['batch']['top1'] - modes['grouped']['top1'],
+            seconds=dict(plan.read_state()['seconds'],
+                         evaluate=time.perf_counter() - start))
 
     def read_results(self, plan, scores):
         """The testing script's scores, which `scores` must be again.
@@ -618,21 +619,22 @@ def finish(plan, evaluator, args):
         numpy=np.__version__, mmaction2=mmaction.__version__,
         mmcv=mmcv.__version__, mmengine=mmengine.__version__)
     write_json(plan.result, dict(
-        study='arrow', name=plan.run.name, **plan.run._asdict(),
-        dnr=plan.v1.model.backbone.dnr, clips=len(evaluator.clips),
+        study='arrow', name=plan.run.name, run=plan.run._asdict(),
+        clips=len(evaluator.clips),
         commands={step: shlex.join(['python', *command])
                   for step, command in commands(plan).items()},
         **described, **content, validation=validation(plan.folder),
-        **plan.settings))
+        settings=plan.settings))
 
     def percent(value):
         return '    -' if value is None else f'{100 * value:5.1f}'
 
+    modes = content['evaluation']
     line = f'{plan.run.name:22}' + ''.join(
-        f' {key} {percent(content["grouped"][key])}'
+        f' {key} {percent(modes["grouped"][key])}'
         for key in ('top1', 'pair', 'order'))
     for mode in ('shared', 'batch'):
-        value = content[mode] and content[mode]['top1']
+        value = modes[mode] and modes[mode]['top1']
         line += f' | {mode} {percent(value)}'
     return line + f' | {sum(content["seconds"].values()):.0f} s'
 
@@ -672,6 +674,7 @@ def study(args):
     except OSError as error:
         raise HostError(f'cannot make {error.filename}: {error.strerror}'
                         ) from error
+    torch.set_num_threads(threads(jobs))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
