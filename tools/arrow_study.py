@@ -40,7 +40,7 @@ there is not run again. An interrupted run goes on from its last checkpoint in
 WORK_DIR/NAME, which also has the logs of its processes. The run both_b8_g4_s0
 leaves OUT/relay.json as well: scales h and shifts c, (groups, channels), that
 one cross-temporal layer predicts for a test clip of each pair and for the
-same clip played backwards.
+same clip played backwards; of the layers, that which tells them apart most.
 
 Exit status: 0, all runs are there; 1, something failed, and the text says
 what; 3, stopped by --time-limit or a signal: the same command goes on.
@@ -573,33 +573,41 @@ class Evaluator:
     def record_relay(self, plan, model):
         """Write relay.json: what a cross-temporal layer's relay predicts.
 
-        The layer is the last of the third stage.
+        The layer is that whose scales and shifts differ most, on average,
+        between the clips and their reversals.
         """
-        stage = model.backbone.layer3
-        block = stage.num_blocks - 1
-        norm = getattr(stage, str(block)).bn2
-        norm.backend = 'plain'  # the others do not call the cell
-        relayed = []
-        norm.relay.register_forward_hook(
-            lambda cell, inputs, outputs: relayed.append(outputs[:2]))
         names = plan.settings['classes']
-        clips = []
+        relayed = {}  # of the last clip and its reversal
+        layers = {name: module for name, module
+                  in model.backbone.named_modules()
+                  if isinstance(module, CrossTemporalNorm)}
+        for name, layer in layers.items():
+            layer.backend = 'plain'  # the others do not call the cell
+
+            def keep(cell, inputs, outputs, name=name):
+                relayed[name] = torch.stack(outputs[:2]).cpu()
+
+            layer.relay.register_forward_hook(keep)
+        clips, recorded = [], []
         for label in range(0, len(names), 2):
             clip = self.clips[list(self.labels).index(label)]
             both = [clip, dict(clip, inputs=clip['inputs'].flip(0))]
             predicted = self.scores(model, both, 2).argmax(1)
-            (scales, shifts), = relayed
-            relayed.clear()
             clips.append(dict(
                 label=names[label], reversed_label=names[label + 1],
-                **{prefix + key: value for i, prefix in enumerate(
-                    ('', 'reversed_')) for key, value in dict(
-                        predicted=names[predicted[i]],
-                        h=np.round(scales[i].tolist(), 5).tolist(),
-                        c=np.round(shifts[i].tolist(), 5).tolist()).items()}))
+                predicted=names[predicted[0]],
+                reversed_predicted=names[predicted[1]]))
+            recorded.append(dict(relayed))
+        chosen = max(layers, key=lambda name: sum(
+            float(values[name].diff(dim=1).abs().mean())
+            for values in recorded))
+        for clip, values in zip(clips, recorded):
+            for name, of_clips in zip('hc', values[chosen].tolist()):
+                for prefix, value in zip(('', 'reversed_'), of_clips):
+                    clip[prefix + name] = np.round(value, 5).tolist()
         write_json(plan.result.with_name('relay.json'), dict(
-            study='arrow', run=plan.run.name, layer=f'layer3.{block}.bn2',
-            clips=clips), indent=None)
+            study='arrow', run=plan.run.name, layer=chosen, clips=clips),
+            indent=None)
 
 
 def finish(plan, evaluator, args):

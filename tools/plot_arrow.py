@@ -157,7 +157,8 @@ def draw_curves(runs, relay):
         axis.fill_between(epochs, mean - deviation, mean + deviation,
                           color=colour, alpha=0.2, linewidth=0)
         axis.set_xticks(epochs)
-    draw_chance(axis, 'all that frames without their order can give')
+    draw_chance(axis, '')
+    axis.lines[-1].set_label('the best without\nthe order of frames')
     set_accuracy_axis(axis, 1.03)
     axis.set_xlabel('epoch')
     axis.set_ylabel('validation top-1')
@@ -187,8 +188,9 @@ def draw_ablation(runs, relay):
 def draw_sizes(runs, relay):
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), sharey=True,
                                 layout='constrained')
-    for axis, place, title in ((axes[0], 1, 'clips a batch'),
-                               (axes[1], 2, 'groups of frames (of 8)')):
+    panels = ((axes[0], 1, f'clips a batch ({GROUPS} groups)'),
+              (axes[1], 2, f'groups ({BATCH} clips a batch)'))
+    for axis, place, title in panels:
         values = sorted({key[place] for key in runs
                          if key[3 - place] == (BATCH, GROUPS)[2 - place]})
         for config, colour in CONFIGS.items():
@@ -208,7 +210,7 @@ def draw_sizes(runs, relay):
         axis.set_xticks(range(len(values)), values)
         axis.set_xlim(-0.4, len(values) - 0.6)
         axis.set_xlabel(title)
-        axis.axhline(0.5, color='0.35', linewidth=1, linestyle=':')
+        draw_chance(axis, 'guessing the order' if place == 2 else '')
         set_accuracy_axis(axis, 1.05)
     axes[0].set_ylabel('test accuracy')
     figure.legend(*axes[0].get_legend_handles_labels(),
@@ -300,14 +302,15 @@ def draw_relay(runs, relay):
             axis.set_xticks(groups)
         names = (clip['label'], clip['reversed_label'])
         axes[0, column].set_title('— {}\n- - {}'.format(
-            *(name.replace('_', ' ').replace('counterclockwise', 'counter-')
-              .replace('clockwise', 'clock-') for name in names)),
+            *(name.replace('_', ' ').replace('counterclockwise', '↺')
+              .replace('clockwise', '↻') for name in names)),
             loc='left', fontsize='small')
         axes[1, column].set_xlabel('group')
     axes[0, 0].set_ylabel('scale h')
     axes[1, 0].set_ylabel('shift c')
-    figure.suptitle(f'One clip a column, played forwards (solid) and '
-                    f'backwards (dashed): {relay["layer"]}', fontsize=10)
+    figure.suptitle(f'{relay["layer"]}: a clip played forwards (solid) and '
+                    f'backwards (dashed);\na colour is a channel',
+                    fontsize=10)
     return figure
 
 

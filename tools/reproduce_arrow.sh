@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# The arrow-of-time study from nothing: makes the clips, trains, tests and
+# evaluates all runs, and draws them. Stopped, it goes on when called again.
+# Takes the options of tools/arrow_study.py, such as --jobs and --time-limit.
+# PYTHON names the interpreter; without it, .venv is installed and used.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset MMACTION_ROOT PYTHONPATH  # this is the mmaction2 host's way
+
+if [ -z "${PYTHON:-}" ]; then
+    tools/setup_env.sh
+    PYTHON=$PWD/.venv/bin/python
+fi
+"$PYTHON" tools/make_arrow_dataset.py data/arrow112 \
+    --train 300 --val 20 --test 100
+"$PYTHON" tools/arrow_study.py "$@"
+"$PYTHON" tools/plot_arrow.py
