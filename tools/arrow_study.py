@@ -15,8 +15,8 @@ A run is trained by tools/train_recognizer.py and tested by
 tools/test_recognizer.py, in processes of their own. The checkpoint is then
 evaluated here, on all test clips, with
 
-    grouped   the running statistics as trained, clip by clip: the testing
-              script's scores again
+    grouped   the running statistics as trained: the testing script's scores
+              again
     shared    for each layer one running mean and variance, the average of
               those of the groups (the network with running_stats='shared');
               for configs with a cross-temporal relay alone
@@ -517,7 +517,7 @@ class Evaluator:
             return accuracies(scores.argmax(1), self.labels, classes)
 
         model = self.build(plan, state, path)
-        grouped = self.scores(model, self.clips, 1)
+        grouped = self.scores(model, self.clips, plan.run.batch)
         tested = self.read_results(plan, grouped)
         modes = dict(grouped=figures(grouped), shared=None)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw the arrow-of-time study, and write its table into the README.
+"""Draw the arrow-of-time study, and write it into the README.
 
     python tools/plot_arrow.py
 
@@ -14,9 +14,9 @@ From the files that tools/arrow_study.py left in --results and nothing else:
                                  forwards and backwards
 
 Figures are the mean over seeds; bands and error bars are one standard
-deviation (n - 1; none for a single run), dots are the runs. The table goes
-between two marker lines of README, and to the standard output. The same
-results give the same files.
+deviation (n - 1; none for a single run), dots are the runs. The table and
+the pictures that were drawn go between two marker lines of README, the table
+to the standard output as well. The same results give the same files.
 """
 import argparse
 import json
@@ -314,9 +314,25 @@ def draw_relay(runs, relay):
     return figure
 
 
-PICTURES = {'curves': draw_curves, 'ablation': draw_ablation,
-            'sizes': draw_sizes, 'evaluation': draw_evaluation,
-            'confusion': draw_confusion, 'relay': draw_relay}
+# What draws them, and what the README says of them.
+PICTURES = {
+    'curves': (draw_curves, 'Validation accuracy by epoch', '''\
+`none` averages over frames, so it cannot tell their order, whatever it
+learns. Nor can `cross_layer` by itself: its relay runs over layers and sees
+the frames of a clip pooled. Only the cross-temporal relay can.'''),
+    'ablation': (draw_ablation, 'Accuracy of the four configs', ''),
+    'confusion': (draw_confusion, 'Confusion of none and of both', '''\
+Pairs lie side by side, in squares. Who knows the process and guesses the
+direction fills both diagonals of a square.'''),
+    'evaluation': (draw_evaluation,
+                   'Accuracy by the statistics of evaluation', ''),
+    'sizes': (draw_sizes, 'Accuracy by batch size and groups', '''\
+Small batches have learning rates in proportion and the same epochs.'''),
+    'relay': (draw_relay, 'Scales and shifts over the groups', '''\
+What the relay predicts for a test clip and for the same clip backwards,
+group after group, in the layer and the channels that tell them apart most. A
+relay without memory would draw the dashed line as the solid one's mirror
+image.''')}
 
 
 def make_table(runs):
@@ -354,8 +370,8 @@ def make_table(runs):
     return '\n'.join(lines)
 
 
-def put_table(readme, table):
-    """Put a table between the marker lines of a file.
+def put_block(readme, block):
+    """Put text between the marker lines of a file.
 
     Raises:
         PlotError: it has not each of the two once, in order.
@@ -368,7 +384,7 @@ def put_table(readme, table):
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     temporary = readme.with_name(f'{readme.name}.{os.getpid()}.tmp')
-    temporary.write_text(f'{before}{BEGIN}\n\n{table}\n\n{END}{after}')
+    temporary.write_text(f'{before}{BEGIN}\n\n{block}\n\n{END}{after}')
     os.replace(temporary, readme)
 
 
@@ -384,14 +400,15 @@ def main():
                         help='for the pictures (default: assets)')
     parser.add_argument('--readme', type=Path, metavar='FILE',
                         default=ROOT / 'README.md',
-                        help='for the table (default: README.md)')
+                        help='for table and pictures (default: README.md)')
     args = parser.parse_args()
     try:
         runs, relay = read(args.results)
         table = make_table(runs)
         args.assets.mkdir(parents=True, exist_ok=True)
         with plt.rc_context(STYLE):
-            for name, draw in PICTURES.items():
+            block = [table]
+            for name, (draw, title, text) in PICTURES.items():
                 path = args.assets / f'arrow_{name}.svg'
                 figure = draw(runs, relay)
                 if figure is None:
@@ -400,7 +417,9 @@ def main():
                 figure.savefig(path, metadata={'Date': None})
                 plt.close(figure)
                 print(f'wrote {path}')
-        put_table(args.readme, table)
+                link = os.path.relpath(path, args.readme.parent)
+                block += [f'![{title}]({link})'] + [text] * bool(text)
+        put_block(args.readme, '\n\n'.join(block))
     except PlotError as error:
         sys.exit(f'error: {error}')
     except OSError as error:

@@ -308,19 +308,21 @@ def _dataloader(split, values, backbone, spatial_size, num_classes,
         if not isinstance(value, str):
             raise HostError(f'data.{split}.{key} should be one path, got '
                             f'{value!r}')
-    # Batches are received and copied to the GPU beside the computation.
-    pin_memory = torch.cuda.is_available()
     if training:
-        return dict(
-            batch_size=videos_per_gpu, pin_memory=pin_memory, num_workers=workers_per_gpu,
-            persistent_workers=workers_per_gpu > 0,
-            sampler=dict(type='FullBatchSampler', batch_size=videos_per_gpu),
-            dataset=dataset), normalization
+        batch_size = videos_per_gpu
+        sampler = dict(type='FullBatchSampler', batch_size=batch_size)
+    else:
+        # v1 takes one video at a time, and one process to load them. The
+        # scores are the same; a batch has no more images than in training.
+        crops = {None: 1, 'three_crop': 3, 'ten_crop': 10}[oversample]
+        batch_size = max(1, videos_per_gpu // (num_segments * crops))
+        sampler = dict(type='DefaultSampler', shuffle=False)
     return dict(
-        batch_size=1, pin_memory=pin_memory, num_workers=1,
-        persistent_workers=True,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=dataset), normalization
+        batch_size=batch_size, num_workers=workers_per_gpu,
+        persistent_workers=workers_per_gpu > 0,
+        # Batches are received beside the computation.
+        pin_memory=torch.cuda.is_available(),
+        sampler=sampler, dataset=dataset), normalization
 
 
 def _check_feature_size(split, width, height, backbone, spatial_size,
