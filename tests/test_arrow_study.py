@@ -38,7 +38,7 @@ SMALL = ['--jobs', 2, '--commit', 'of the test', '--cfg-options', *SIZES,
          'model.spatial_temporal_module.spatial_size=1',
          'data.workers_per_gpu=1', 'optimizer.lr=0.05',
          'lr_config.warmup_iters=10', 'log_config.interval=10',
-         'total_epochs=2']
+         'total_epochs=3']
 BOTH, NONE = 'both_b8_g4_s0', 'none_b8_g4_s0'
 BROKEN = 'none_b8_g4_s1'
 
@@ -115,7 +115,7 @@ def test_what_was_trained_is_gone_on_from(small):
         assert re.search('resumed epoch: 1,', log)
         assert log.count('Epoch(train) [1][40/40]') == 1
         content = result(folder, name)
-        assert content['validation'][-1][0] == 2
+        assert content['validation'][-1][0] == 3
         assert set(content['seconds']) == {'train', 'test', 'evaluate'}
 
 
