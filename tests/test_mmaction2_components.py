@@ -3,14 +3,32 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmaction.models import ActionDataPreprocessor
+from mmaction.structures import ActionDataSample
 
 from hosts import HostError
 from hosts.mmaction2_components import (FullBatchSampler, V1FrameDecode,
-                                        V1RawFrames, V1Results,
-                                        V1SampleFrames, WholeFileBackend,
+                                        V1Preprocessor, V1RawFrames,
+                                        V1Results, V1SampleFrames, WholeFileBackend,
                                         write_whole)
+
+
+def test_a_stacked_batch_is_normalized_like_a_list_of_clips():
+    clips = [torch.randint(256, (8, 3, 4, 5), dtype=torch.uint8)
+             for _ in range(3)]
+    norm = dict(mean=[120., 110., 100.], std=[60., 50., 40.],
+                format_shape='NCHW')
+    samples = [ActionDataSample() for _ in clips]
+    expected = ActionDataPreprocessor(**norm)(
+        dict(inputs=clips, data_samples=samples))['inputs']
+    for inputs in (clips, torch.stack(clips)):
+        got = V1Preprocessor(**norm)(
+            dict(inputs=inputs, data_samples=samples))
+        assert torch.equal(got['inputs'], expected)
+        assert len(got['data_samples']) == 3
 
 
 def v1_frames(total, segments, length, step, shift, jitter, test_mode):

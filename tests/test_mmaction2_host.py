@@ -40,6 +40,8 @@ def test_kinetics_configs(name, dnr):
     assert cfg.model.cls_head.dropout_ratio == 0.4
     assert cfg.model.cls_head.num_classes == 400
     assert cfg.train_dataloader.batch_size == 8
+    assert cfg.val_dataloader.batch_size == 8  # one crop a video
+    assert cfg.test_dataloader.batch_size == 1  # of 30 crops
     assert cfg.train_cfg.max_epochs == 196
     assert cfg.optim_wrapper.optimizer == dict(
         type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)

@@ -144,7 +144,7 @@ def translate(v1, validate=False):
                         'data.val and data.test: mmaction2 normalizes in the '
                         'model')
     model['data_preprocessor'] = dict(
-        type='ActionDataPreprocessor', format_shape='NCHW',
+        type='V1Preprocessor', format_shape='NCHW',
         **norms['train'])
     epochs = v1.total_epochs
     for name, value in (('total_epochs', epochs),
@@ -320,7 +320,9 @@ def _dataloader(split, values, backbone, spatial_size, num_classes,
     return dict(
         batch_size=batch_size, num_workers=workers_per_gpu,
         persistent_workers=workers_per_gpu > 0,
-        # Batches are received beside the computation.
+        # Batches are stacked by the loaders and received beside the
+        # computation.
+        collate_fn=dict(type='default_collate'),
         pin_memory=torch.cuda.is_available(),
         sampler=sampler, dataset=dataset), normalization
 

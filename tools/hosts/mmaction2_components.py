@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from mmaction.datasets import RawframeDataset
 from mmaction.evaluation import top_k_accuracy
+from mmaction.models import ActionDataPreprocessor
 from mmaction.registry import (DATA_SAMPLERS, DATASETS, HOOKS, METRICS,
-                               TRANSFORMS)
+                               MODELS, TRANSFORMS)
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric
@@ -177,6 +178,23 @@ class V1FrameDecode(BaseTransform):
         results['original_shape'] = shape[:2]
         results['img_shape'] = shape[:2]
         return results
+
+
+@MODELS.register_module()
+class V1Preprocessor(ActionDataPreprocessor):
+    """Copies a batch to the model's device at once, and normalizes it there.
+
+    ActionDataPreprocessor takes a list of clips and copies one after the
+    other, each when the device has finished what it does. Arguments are its.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._non_blocking = True  # the base class's own argument
+
+    def preprocess(self, inputs, data_samples, training=False):
+        """inputs: clips, as a list or stacked, (clips, images, 3, H, W)."""
+        return super().preprocess(list(inputs), data_samples, training)
 
 
 @DATA_SAMPLERS.register_module()
