@@ -176,7 +176,7 @@ def test_json_says_what_it_is_of(small):
     assert content['settings']['config']['optimizer']['lr'] == 0.05
     assert content['settings']['data']['train'] == 80
     assert '--validate --seed 0' in content['commands']['train']
-    assert 'epoch_2.pth --out' in content['commands']['test']
+    assert 'epoch_3.pth --out' in content['commands']['test']
 
 
 def test_relay(small):
@@ -287,7 +287,7 @@ def test_smaller_batches_have_smaller_rates(data, monkeypatch):
     assert plan.v1.model.backbone.num_groups == 8
     assert plan.v1.optimizer.lr == pytest.approx(0.05 / 4)
     assert plan.v1.lr_config.warmup_iters == 40
-    assert plan.v1.total_epochs == 2
+    assert plan.v1.total_epochs == 3
 
 
 README = f'above\n{plot_arrow.BEGIN}\nold\n{plot_arrow.END}\nbelow\n'
