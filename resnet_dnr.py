@@ -61,6 +61,10 @@ RUNNING_STATS = ('grouped', 'shared')
 BACKENDS = ('auto', 'triton', 'aten', 'plain')
 # Triton's kernels run on CPU tensors then, slowly: it is for tests.
 INTERPRETED = triton is not None and os.environ.get('TRITON_INTERPRET') == '1'
+# Before 3.5, of an atomic operation's results only some threads had theirs
+# (triton-lang/triton#7402).
+TRITON_FITS = INTERPRETED or triton is not None and tuple(
+    map(int, triton.__version__.split('.')[:2])) >= (3, 5)
 
 
 class RelayCell(nn.Module):
@@ -976,8 +980,8 @@ def _why_not_triton(device, dtype, weight_dtype, channels, compiling):
     """Why the kernels cannot do this; None where they can."""
     if triton is None:
         return 'triton is not installed'
-    if tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3):
-        return f'triton {triton.__version__} is older than 3.3'
+    if not TRITON_FITS:
+        return f'triton {triton.__version__} is older than 3.5'
     if not INTERPRETED:
         if device != 'cuda' or torch.version.cuda is None:
             return f'no kernels for {device}'
@@ -998,7 +1002,6 @@ def _has_transforms():
     active = getattr(torch._C, '_are_functorch_transforms_active', None)
     return (active is not None and active()
             ) or torch.autograd.forward_ad._current_level >= 0
-
 
 
 class _Spec(NamedTuple):
@@ -1061,6 +1064,7 @@ class _Plan(NamedTuple):
     offsets: tuple  # of the relay's weights where they are one vector
     saved_size: int
     scratch_size: int
+    back_size: int  # of the backward's scratch
     tickets: int
     weights_size: int
     moments: '_Launch'
@@ -1106,8 +1110,7 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
     weight_programs = 10 * (C // 64) * max(1, C // 256)
     R = C // 4
     sizes = 2 * (R * C, R, 4 * C * R, 4 * C)
-    # More than the forward pass, which has sums of squares (N, G, C) there.
-    back_size = (2 * N + 2 * G + 7 * rows) * C + 2 * rows * R
+    of_units = 2 * rows * units * C if units > 1 else 0
     return _Plan(
         memory_format=memory_format,
         copy=not x.is_contiguous(memory_format=memory_format),
@@ -1115,7 +1118,8 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
         groups=G,
         offsets=tuple(sum(sizes[:i]) for i in range(8)),
         saved_size=_saved_size(N, G, C),
-        scratch_size=back_size + (2 * rows * units * C if units > 1 else 0),
+        scratch_size=rows * C + of_units,
+        back_size=(2 * N + 2 * G + 7 * rows) * C + 2 * rows * R + of_units,
         tickets=N + rows + tiles + (rows * tiles if units > 1 else 0),
         weights_size=sum(sizes),
         moments=_Launch(
@@ -1154,7 +1158,7 @@ def _memory_format(x):
 
 
 def _saved_size(clips, groups, channels):
-    """Means, deviations, scales, shifts, pooled means, gates, hidden units."""
+    """What `saved` holds, as the comment on the kernels says."""
     rows = clips * groups
     return (2 * groups + 7 * rows) * channels + 2 * rows * (channels // 4)
 
@@ -1209,7 +1213,7 @@ _workspaces = {}
 
 
 def _workspace(plan, device, stream, fresh):
-    """Tickets, all 0, and room for what no later pass needs.
+    """Tickets, all 0, and room for what lives within one kernel.
 
     The kernels of a stream run one after another and leave the tickets as
     they were, so that all share one workspace. What is captured in a CUDA
@@ -1304,7 +1308,11 @@ def _triton_gradients(plan, grad_out, grad_state, x, state, weights, saved,
     elif grad_out.stride() != x.stride():
         grad_out = grad_out.contiguous(memory_format=plan.memory_format)
     stream, capturing = _stream_of(x)
-    tickets, scratch = _workspace(plan, x.device, stream, fresh or capturing)
+    tickets, _ = _workspace(plan, x.device, stream, fresh or capturing)
+    # One kernel leaves something for the other, and another thread may
+    # launch kernels in between: not of the workspace.
+    scratch = torch.empty(plan.back_size, dtype=torch.float32,
+                          device=x.device)
     grad_x = torch.empty_like(x)
     grad_weights = torch.empty(plan.weights_size, dtype=weights[0].dtype,
                                device=x.device)
@@ -1536,7 +1544,9 @@ def _kernel(function):
 #
 # The relay needs the sums over a row from all its programs, and then those
 # over a clip. No program waits: each draws a ticket when it is done, and
-# whoever draws the last one goes on with what all have written.
+# whoever draws the last one goes on with what all have written. There is a
+# counter for each clip, each row, each tile of channels, and, where programs
+# share a row, each row and tile, in this order.
 
 @_kernel
 def _place(id, P, frames, U, span, C: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -1560,7 +1570,8 @@ def _chunk(k, offset, P, C: tl.constexpr, BLOCK_P: tl.constexpr,
     """Offsets of the k-th chunk of a row, and which of them there are."""
     turns = tl.cdiv(P, BLOCK_P)
     p = k % turns * BLOCK_P + tl.arange(0, BLOCK_P)[None, :]
-    return offset + k // turns * C * P + (p * C if LAST else p), p < P
+    plane = (k // turns).to(tl.int64) * C * P
+    return offset + plane + (p.to(tl.int64) * C if LAST else p), p < P
 
 
 @_kernel
@@ -1611,6 +1622,8 @@ def _moments_kernel(
 
     Sums are taken of values less the mean of the first chunk, which is at
     most a few standard deviations from the program's own: nothing cancels.
+    `scratch` has the rows' sums of squares about their means (N, G, C), then
+    the units' means, and their sums of squares, (N, G, U, C).
     """
     R: tl.constexpr = C // 4
     TILES: tl.constexpr = C // BLOCK_C
@@ -1623,7 +1636,8 @@ def _moments_kernel(
 
     at, live = _chunk(first, offset, P, C, BLOCK_P, LAST)
     value = tl.load(x + at, mask=live, other=0.).to(tl.float32)
-    about = tl.sum(value, 1) / _positions(1, tl.minimum(P, BLOCK_P), BLOCK_P)
+    about = tl.sum(value, 1) / (_positions(first + 1, P, BLOCK_P)
+                                - _positions(first, P, BLOCK_P))
     about = tl.where(about - about == 0, about, 0.)  # not inf, not NaN
     value = tl.where(live, value - about[:, None], 0.)
     sums = value
@@ -1757,8 +1771,8 @@ def _sum_over_clips(values, c, N, G, mean, SQUARED: tl.constexpr,
 
 
 # The relay's products are of one vector, or four, and a matrix that is read
-# once, in blocks of WIDTH values, 16 to a thread. Waiting for them is what
-# takes the time: several blocks are under way at once, with no store between.
+# once, in blocks of up to WIDTH values, 16 to a thread. Waiting for them is
+# what takes the time: several are under way at once, with no store between.
 
 @_kernel
 def _hidden_units(values, weight, bias, units, live, C: tl.constexpr,
@@ -1853,6 +1867,7 @@ def _relay(saved, state, wh1, bh1, wh2, n, N, G, has_state,
             g = 2 * tl.sigmoid(2 * (gate_g + tl.sum(g, 1))) - 1  # tanh
             o = tl.sigmoid(gate_o + tl.sum(o, 1))
             shift = f * before + i * g
+            tl.debug_barrier()  # all threads have read the gates
             tl.store(gate, i)
             tl.store(gate + C, f)
             tl.store(gate + 2 * C, g)
@@ -1923,10 +1938,11 @@ def _gradient_sums_kernel(
     """Gradients of scales and shifts; then what they give backwards.
 
     The gradient of the state (2, N, C) is left in `carry`, which may be the
-    beginning of `scratch`. After it, `scratch` holds what the gradients of x
-    and of the weights are made of: slopes and levels (G, C), levels,
-    gradients of scales and shifts (N, G, C), of gates (N, G, 4C), and of
-    both maps' hidden units (N, G, C / 4).
+    beginning of `scratch`. From 2 * N * C on, `scratch` holds what the
+    gradients of x and of the weights are made of: slopes and levels of the
+    groups (G, C); levels of the rows, gradients of scales and of shifts
+    (N, G, C); of gates (N, G, 4C); of both maps' hidden units (N, G, C / 4);
+    and at last the sums of the units, twice (N, G, U, C).
     """
     R: tl.constexpr = C // 4
     TILES: tl.constexpr = C // BLOCK_C
@@ -2018,6 +2034,7 @@ def _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
                     C: tl.constexpr, WIDTH: tl.constexpr):
     """The steps of clip n backwards; then the input map, of all steps."""
     R: tl.constexpr = C // 4
+    BLOCK: tl.constexpr = 128 if C > 128 else C
     NG = N * G
     scales = saved + 2 * G * C
     shifts = scales + NG * C
@@ -2061,11 +2078,9 @@ def _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
         tl.store(carry_c + c, gc * f)
         up = _times_transposed(grad_gates + row * 4 * C, wh2, 0, 4 * C, R, R,
                                WIDTH)
-        u = tl.load(inner_h + row * R + r)
-        tl.store(grad_inner_h + row * R + r, tl.where(u <= 0, 0., up))
+        _store_relu_gradient(grad_inner_h, inner_h, row, r, up, R)
         tl.debug_barrier()
         if (s > 0) | (has_state != 0):
-            BLOCK: tl.constexpr = 128 if C > 128 else C
             for first in range(0, C, BLOCK):
                 tl.store(carry_h + first + tl.arange(0, BLOCK),
                          _times_transposed(grad_inner_h + row * R, wh1, first,
@@ -2086,11 +2101,10 @@ def _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
         _store_relu_gradient(grad_inner, inner, row2, r, up2, R)
         _store_relu_gradient(grad_inner, inner, row3, r, up3, R)
         tl.debug_barrier()
-        BLOCK_I: tl.constexpr = 128 if C > 128 else C
-        for c0 in range(0, C, BLOCK_I):
-            at = c0 + tl.arange(0, BLOCK_I)
+        for c0 in range(0, C, BLOCK):
+            at = c0 + tl.arange(0, BLOCK)
             pool0, pool1, pool2, pool3 = _four_times_transposed(
-                grad_inner, row0, row1, row2, row3, wi1, c0, R, BLOCK_I, C,
+                grad_inner, row0, row1, row2, row3, wi1, c0, R, BLOCK, C,
                 WIDTH)
             tl.store(levels + row0 * C + at, pool0 / size)
             tl.store(levels + row1 * C + at, pool1 / size)
@@ -2253,7 +2267,7 @@ def _second_weight_gradient(grad_weights, grads, units, r, c, with_bias, NG,
 
 def _define_compiled_normalize():
     """The kernels as one operator that torch.compile does not look into."""
-    if triton is None or not hasattr(torch.library, 'custom_op'):
+    if not TRITON_FITS or not hasattr(torch.library, 'custom_op'):
         return None
     namespace = __name__.replace('.', '_')  # a second copy has its own
     # The operator takes the memory layout that the compiler prefers.

@@ -12,8 +12,8 @@ from mmaction.structures import ActionDataSample
 from hosts import HostError
 from hosts.mmaction2_components import (FullBatchSampler, V1FrameDecode,
                                         V1Preprocessor, V1RawFrames,
-                                        V1Results, V1SampleFrames, WholeFileBackend,
-                                        write_whole)
+                                        V1Results, V1SampleFrames,
+                                        WholeFileBackend, write_whole)
 
 
 def test_a_stacked_batch_is_normalized_like_a_list_of_clips():

@@ -567,7 +567,8 @@ class Evaluator:
         if not difference <= 0.02 * max(tested.std(), 1e-3):
             raise HostError(
                 f'the scores of {path} and of the evaluation here differ by '
-                f'up to {difference:.2g}: they should be the same')
+                f'up to {difference:.2g}: they should be the same. Remove the '
+                f'file to test again')
         return tested
 
     def record_relay(self, plan, model):

@@ -84,10 +84,13 @@ def read(folder):
         runs[run['config'], run['batch'], run['groups']].append(content)
     for same in runs.values():
         same.sort(key=lambda content: content['run']['seed'])
-    for key in ('data', 'classes'):
-        if len({json.dumps(c['settings'][key])
-                for c in contents.values()}) > 1:
-            raise PlotError(f'the runs in {folder} are of different {key}')
+    for name, value in (
+            ('data', lambda c: c['settings']['data']),
+            ('classes', lambda c: c['settings']['classes']),
+            ('epochs', lambda c: c['settings']['config']['total_epochs']),
+            ('numbers of clips', lambda c: c['clips'])):
+        if len({json.dumps(value(c)) for c in contents.values()}) > 1:
+            raise PlotError(f'the runs in {folder} are of different {name}')
     return dict(runs), relay
 
 
@@ -362,11 +365,13 @@ def make_table(runs):
                   cell(figures(runs, key, 'top1', 'shared'))]
         lines.append('| ' + ' | '.join(cells) + ' |')
     sample = next(iter(runs.values()))[0]
-    devices = sorted({run['device'] for same in runs.values()
-                      for run in same})
+    devices, versions = (
+        sorted({value(run) for same in runs.values() for run in same})
+        for value in (lambda run: run['device'],
+                      lambda run: run['versions']['torch']))
     lines += ['', f'Per cent, mean ± standard deviation over seeds, '
               f'{sample["clips"]} test clips a run; {", ".join(devices)}, '
-              f'torch {sample["versions"]["torch"]}.']
+              f'torch {", ".join(versions)}.']
     return '\n'.join(lines)
 
 

@@ -19,8 +19,8 @@ A statistic is the exact population mean and variance of what a layer saw in
 all batches (precise batch normalization: Wu and Johnson, "Rethinking 'Batch'
 in BatchNorm", 2021). What libraries have does not fit: mmengine 0.10 and
 mmaction2 1.1 have none; torch.optim.swa_utils.update_bn and fvcore's
-update_bn_stats see nn.BatchNorm alone, and average the variances within
-batches, which leaves out the variance between them.
+update_bn_stats see nn.BatchNorm alone, and the former averages the variances
+within batches, which leaves out the variance between them.
 
 Batches are of data.videos_per_gpu clips by the training pipeline, drawn with
 a fixed seed: a second run writes the same statistics. Batch number b goes to

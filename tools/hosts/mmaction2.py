@@ -313,7 +313,8 @@ def _dataloader(split, values, backbone, spatial_size, num_classes,
         sampler = dict(type='FullBatchSampler', batch_size=batch_size)
     else:
         # v1 takes one video at a time, and one process to load them. The
-        # scores are the same; a batch has no more images than in training.
+        # scores are the same; where a video has fewer images than a batch in
+        # training, a batch has no more.
         crops = {None: 1, 'three_crop': 3, 'ten_crop': 10}[oversample]
         batch_size = max(1, videos_per_gpu // (num_segments * crops))
         sampler = dict(type='DefaultSampler', shuffle=False)
@@ -323,7 +324,7 @@ def _dataloader(split, values, backbone, spatial_size, num_classes,
         # Batches are stacked by the loaders and received beside the
         # computation.
         collate_fn=dict(type='default_collate'),
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=True,
         sampler=sampler, dataset=dataset), normalization
 
 
@@ -557,6 +558,11 @@ def build_runner(cfg, launcher):
             type='MMDistributedDataParallel', device_ids=None,
             broadcast_buffers=False,
             find_unused_parameters=cfg.find_unused_parameters)
+    if not torch.cuda.is_available():
+        for loader in ('train_dataloader', 'val_dataloader',
+                       'test_dataloader'):
+            if cfg.get(loader):
+                cfg[loader].pin_memory = False  # or torch warns
     _check_backbone(cfg.model)
     cfg.launcher = launcher
     runner = Runner.from_cfg(cfg)

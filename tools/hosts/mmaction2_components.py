@@ -186,11 +186,12 @@ class V1Preprocessor(ActionDataPreprocessor):
 
     ActionDataPreprocessor takes a list of clips and copies one after the
     other, each when the device has finished what it does. Arguments are its.
+    The clips of a batch are of one size, as all crops of a config are.
     """
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self._non_blocking = True  # the base class's own argument
+        self._non_blocking = True  # ActionDataPreprocessor passes none on
 
     def preprocess(self, inputs, data_samples, training=False):
         """inputs: clips, as a list or stacked, (clips, images, 3, H, W)."""
