@@ -1169,7 +1169,8 @@ class _Launch:
     Triton looks at every argument of every launch to find the compiled
     kernel, which takes longer than many a kernel runs. A plan has one shape,
     layout, device and set of dtypes; what may differ yet is where a tensor
-    begins: at a multiple of 16 bytes, or Triton looks.
+    begins: at a multiple of 16 bytes, or Triton looks. Past it, Triton's
+    launch hooks, which its profiler sets, see only a kernel's first launch.
     """
 
     def __init__(self, kernel, grid, numbers, constants, warps=8):
@@ -1775,17 +1776,17 @@ def _sum_over_clips(values, c, N, G, mean, SQUARED: tl.constexpr,
 # what takes the time: several are under way at once, with no store between.
 
 @_kernel
-def _hidden_units(values, weight, bias, units, live, C: tl.constexpr,
+def _hidden_units(values, weight, bias, units, used, C: tl.constexpr,
                   WIDTH: tl.constexpr):
     """units (R,) = ReLU(weight (R, C) values (C,) + bias).
 
-    The values count as 0 where live is 0, and as they are where it is C.
+    `used` of the values, C or 0, count.
     """
     R: tl.constexpr = C // 4
     BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < C else C
     r = tl.arange(0, R)
     total = tl.zeros((R, BLOCK), tl.float32)
-    for first in tl.range(0, live, BLOCK, loop_unroll_factor=4):
+    for first in tl.range(0, used, BLOCK, loop_unroll_factor=4):
         c = first + tl.arange(0, BLOCK)
         total += tl.load(weight + r[:, None] * C + c[None, :]).to(
             tl.float32) * tl.load(values + c)[None, :]

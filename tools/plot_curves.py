@@ -29,6 +29,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use('Agg')
+matplotlib.rcParams['svg.hashsalt'] = 'ResNet-DNR'  # alike, run after run
 import matplotlib.pyplot as plt  # noqa: E402
 
 # mmaction2's, mmaction v1's, and that of mmcv 1.x with mmaction2 0.x.
@@ -190,7 +191,8 @@ def draw(runs, out):
                   loc='outside lower center', ncols=min(3, len(runs)),
                   fontsize='small')
     try:
-        figure.savefig(out)
+        figure.savefig(out, metadata={'Date': None} if out.endswith('.svg')
+                       else None)
     except (OSError, ValueError) as error:  # ValueError: an unknown format
         raise PlotError(f'cannot write --out {out}: {error}') from error
 
