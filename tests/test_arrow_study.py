@@ -159,7 +159,10 @@ def test_evaluation_tells_the_truth(small):
         assert (modes['shared'] is None) == (name == NONE)
     # Evaluation is not below training mode, where statistics of 8 clips
     # are noisy themselves, by more than a few points.
-    assert result(folder, BOTH)['gap'] < 0.06
+    both = result(folder, BOTH)
+    assert both['gap'] < 0.06
+    modes = both['evaluation']
+    assert abs(modes['large_batch']['top1'] - modes['grouped']['top1']) < 0.06
     printed = (folder / f'work_dirs/arrow/{BOTH}/test.log').read_text()
     top1 = result(folder, BOTH)['evaluation']['grouped']['top1']
     assert f'Top-1 Accuracy = {100 * top1:.02f}' in printed
@@ -319,6 +322,11 @@ def test_pictures_and_table(small, tmp_path):
     top1 = result(small[0], BOTH)['evaluation']['grouped']['top1']
     assert f'| `both` | 8 | 4 | 1 | {100 * top1:.1f} |' in text
     assert '| `none` | 8 | - | 1 |' in text
+
+
+def test_readme_has_the_table_of_the_results():
+    runs, _ = plot_arrow.read(ROOT / 'results/arrow')
+    assert plot_arrow.make_table(runs) in (ROOT / 'README.md').read_text()
 
 
 def test_table_is_of_means_and_deviations(small):

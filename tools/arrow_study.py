@@ -23,6 +23,9 @@ evaluated here, on all test clips, with
               for configs with a cross-temporal relay alone
     batch     the statistics of each batch, as in training: batches of the
               training's size, of clips at random, the last one filled up
+    large_batch
+              the same with batches of 64: what is left of a difference
+              between grouped and batch is not the noise of small batches
 
 and for each there are four figures:
 
@@ -86,6 +89,7 @@ BATCH, GROUPS = 8, 4  # of configs/arrow/recipe.py
 # Which move shared running statistics in evaluation. Published ones forget:
 # 20 batches leave 0.9 ** (20 G) of what was before.
 SHARED_BATCHES = 20
+LARGE_BATCH = 64  # clips
 STOPPED = 3  # exit status
 SECONDS_TO_STOP = 10  # for a child, before it is killed
 
@@ -553,8 +557,11 @@ class Evaluator:
         normalize_by_batches(model)
         # The running statistics move meanwhile, without effect here. The
         # list of clips goes class by class, which no training batch does.
-        modes['batch'] = figures(self.scores(
-            model, self.clips, plan.run.batch, shuffled(len(self.clips))))
+        order = shuffled(len(self.clips))
+        for mode, size in (('batch', plan.run.batch),
+                           ('large_batch', LARGE_BATCH)):
+            modes[mode] = figures(
+                self.scores(model, self.clips, size, order))
 
         if any(isinstance(m, CrossTemporalNorm) for m in model.modules()):
             model = self.build(plan, state, path, running_stats='shared')

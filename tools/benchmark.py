@@ -24,9 +24,9 @@ gradients.
 With --e2e, the training of tools/train_recognizer.py on mmaction2 runs for
 --iters iterations after a warm-up, without checkpoints and validation, and
 gives clips a second over all processes. As many more are taken apart, with a
-synchronization after each part, and as many again repeat the step on one
-batch that is ready on the device: what the loop would reach if data cost
-nothing.
+synchronization after each part, and as many again repeat the step, hooks
+included, on one batch that is ready on the device: what the loop would reach
+if data cost nothing.
 """
 import argparse
 import gc
@@ -669,6 +669,7 @@ class LoopTimer:
             self.last = time.perf_counter()
             self.seconds = self.last - self.start
         elif self.done == self.warmup + 2 * self.iters:
+            self.last = None
             raise LoopDone(batch)
 
 
@@ -753,16 +754,19 @@ def time_training(args):
             runner.train()
         except LoopDone as done:
             batch = done.args[0]
-    with torch.no_grad():
-        ready = model.data_preprocessor(batch, True)
-    model.data_preprocessor = Ready(ready)
-    for done in range(warmup + iters):
-        if done == warmup:
-            synchronize(device)
-            start = time.perf_counter()
-        runner.model.train_step(None, runner.optim_wrapper)
-    synchronize(device)
-    seconds = time.perf_counter() - start
+        # Ends its workers, which would read on beside what is timed now, and
+        # have the process wait for them in the end.
+        runner.train_dataloader._iterator = None
+        with torch.no_grad():
+            ready = model.data_preprocessor(batch, True)
+        model.data_preprocessor = Ready(ready)
+        for done in range(warmup + iters):
+            if done == warmup:
+                synchronize(device)
+                start = time.perf_counter()
+            runner.train_loop.run_iter(done, batch)
+        synchronize(device)
+        seconds = time.perf_counter() - start
     processes, rank = runner.world_size, runner.rank
     mmaction2.leave_group()
     if rank == 0:

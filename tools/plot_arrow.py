@@ -14,7 +14,8 @@ From the files that tools/arrow_study.py left in --results and nothing else:
                                  forwards and backwards
 
 Figures are the mean over seeds; bands and error bars are one standard
-deviation (n - 1; none for a single run), dots are the runs. The table and
+deviation (n - 1; none for a single run), as far as an accuracy can be, dots
+are the runs. The table and
 the pictures that were drawn go between two marker lines of README, the table
 to the standard output as well. The same results give the same files.
 """
@@ -105,6 +106,12 @@ def spread(values):
             values.std(ddof=1) if len(values) > 1 else np.nan)
 
 
+def whiskers(mean, deviation):
+    """Lengths of error bars, below and above: a deviation, within 0 to 1."""
+    mean, deviation = np.atleast_1d(mean, np.nan_to_num(deviation))
+    return np.minimum(deviation, [mean, 1 - mean])
+
+
 def figures(runs, key, figure, mode='grouped'):
     """A figure of each run with a key, None where it has none."""
     return [run['evaluation'][mode] and run['evaluation'][mode][figure]
@@ -128,11 +135,11 @@ def draw_bars(axis, places, values, width, colour, label):
         axis.bar(place, mean, width, color=colour, alpha=0.75,
                  label=label if number == 0 else None)
         if not np.isnan(deviation):
-            axis.errorbar(place, mean, deviation, color='black', capsize=3,
-                          linewidth=1)
+            axis.errorbar(place, mean, whiskers(mean, deviation),
+                          color='black', capsize=3, linewidth=1)
         axis.plot(place + width * np.linspace(-0.25, 0.25, len(of_runs)),
                   of_runs, '.', color='black', markersize=3)
-        top = max(mean + np.nan_to_num(deviation), *of_runs, mean)
+        top = max(mean + whiskers(mean, deviation)[1, 0], *of_runs)
         axis.text(place, top + 0.015, f'{100 * mean:.1f}', ha='center',
                   fontsize='small')
 
@@ -207,9 +214,13 @@ def draw_sizes(runs, relay):
                 mean, deviation = np.array(
                     [spread(figures(runs, key, name)) for key in keys]).T
                 axis.errorbar(
-                    range(len(values)), mean, np.nan_to_num(deviation),
+                    range(len(values)), mean, whiskers(mean, deviation),
                     color=colour, linestyle=style, marker='o', markersize=4,
                     capsize=3, label=f'{config}, {FIGURES[name]}')
+                for number, key in enumerate(keys):
+                    of_runs = figures(runs, key, name)
+                    axis.plot(len(of_runs) * [number], of_runs, '.',
+                              color=colour, markersize=4)
         axis.set_xticks(range(len(values)), values)
         axis.set_xlim(-0.4, len(values) - 0.6)
         axis.set_xlabel(title)
