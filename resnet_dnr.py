@@ -15,7 +15,7 @@ What differs from the published implementation:
 
 * evaluation keeps running statistics for each group of frames, shape (G, C).
   The published code shares one (C,) pair among groups whose distributions
-  differ, and its evaluation is far below its training
+  differ, and its evaluation can be far below its training
   (``running_stats='shared'`` gives that behaviour);
 * the dynamic normalizations are computed by Triton kernels on CUDA and by a
   hand-written backward pass elsewhere (:func:`choose_backend`);

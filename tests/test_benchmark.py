@@ -376,3 +376,29 @@ def test_plot_faults(measured, tmp_path, monkeypatch):
             runpy.run_path(PLOT, run_name='__main__')
         assert message in str(exit.value.code), command
     assert not list(tmp_path.glob('*.svg'))
+
+
+def speed_rows():
+    """The lines of the README's tables of training steps, from the JSON."""
+    def rows(name):
+        path = ROOT / 'results/benchmark' / f'{name}.json'
+        for row in json.loads(path.read_text())['rows']:
+            none, dnr = row['models']['none'], row['models']['dnr']
+            yield (row, none, dnr,
+                   f'{row["precision"]}, {row["layout"].replace("_", " ")} |',
+                   f'{none["median_ms"]:.1f} | {dnr["median_ms"]:.1f} '
+                   f'| {dnr["ratio"]:.2f} |')
+
+    for row, none, dnr, setting, times in rows('h200_training_step'):
+        busy, peak = 'device_busy_ms', 'peak_gib'
+        yield (f'| {setting} {times} {none[busy]:.1f} and {dnr[busy]:.1f} '
+               f'| {dnr[busy] / none[busy]:.2f} '
+               f'| {dnr[peak] / none[peak]:.2f} |')
+    for row, none, dnr, setting, times in rows('h200_compiled'):
+        yield f'| {setting} `{row["compile"]}` | {times}'
+
+
+def test_readme_has_the_measured_times():
+    lines = (ROOT / 'README.md').read_text().splitlines()
+    for row in speed_rows():
+        assert row in lines

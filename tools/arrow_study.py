@@ -17,15 +17,13 @@ evaluated here, on all test clips, with
 
     grouped   the running statistics as trained: the testing script's scores
               again
-    shared    for each layer one running mean and variance, which move towards
-              those of each group in turn, as the published code has it
-              (running_stats='shared'), over 20 batches of training clips;
-              for configs with a cross-temporal relay alone
+    shared    for each layer one running mean and variance for all groups,
+              which move towards those of each group in turn, as the published
+              code has it (running_stats='shared'), over 20 batches of
+              training clips, from the trained ones on; only for configs that
+              have a cross-temporal relay
     batch     the statistics of each batch, as in training: batches of the
               training's size, of clips at random, the last one filled up
-    large_batch
-              the same with batches of 64: what is left of a difference
-              between grouped and batch is not the noise of small batches
 
 and for each there are four figures:
 
@@ -86,10 +84,9 @@ from resnet_dnr import CrossTemporalNorm, DynamicNorm  # noqa: E402
 
 SEEDS = (0, 1, 2)
 BATCH, GROUPS = 8, 4  # of configs/arrow/recipe.py
-# Which move shared running statistics in evaluation. Published ones forget:
-# 20 batches leave 0.9 ** (20 G) of what was before.
+# Training batches that move shared statistics before these are evaluated:
+# with momentum 0.1, they leave 0.9 ** (20 G) of what was before.
 SHARED_BATCHES = 20
-LARGE_BATCH = 64  # clips
 STOPPED = 3  # exit status
 SECONDS_TO_STOP = 10  # for a child, before it is killed
 
@@ -557,11 +554,8 @@ class Evaluator:
         normalize_by_batches(model)
         # The running statistics move meanwhile, without effect here. The
         # list of clips goes class by class, which no training batch does.
-        order = shuffled(len(self.clips))
-        for mode, size in (('batch', plan.run.batch),
-                           ('large_batch', LARGE_BATCH)):
-            modes[mode] = figures(
-                self.scores(model, self.clips, size, order))
+        modes['batch'] = figures(self.scores(
+            model, self.clips, plan.run.batch, shuffled(len(self.clips))))
 
         if any(isinstance(m, CrossTemporalNorm) for m in model.modules()):
             model = self.build(plan, state, path, running_stats='shared')

@@ -752,10 +752,10 @@ def time_training(args):
         add_timer(runner, model.data_preprocessor, timer)
         try:
             runner.train()
-        except LoopDone as done:
-            batch = done.args[0]
-        # Ends its workers, which would read on beside what is timed now, and
-        # have the process wait for them in the end.
+        except LoopDone as end:
+            batch = end.args[0]
+        # Ends persistent workers, for which torch has no public way: they
+        # would read on beside what is timed now, and the exit wait for them.
         runner.train_dataloader._iterator = None
         with torch.no_grad():
             ready = model.data_preprocessor(batch, True)

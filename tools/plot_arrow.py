@@ -14,10 +14,10 @@ From the files that tools/arrow_study.py left in --results and nothing else:
                                  forwards and backwards
 
 Figures are the mean over seeds; bands and error bars are one standard
-deviation (n - 1; none for a single run), as far as an accuracy can be, dots
-are the runs. The table and
-the pictures that were drawn go between two marker lines of README, the table
-to the standard output as well. The same results give the same files.
+deviation (n - 1; none for a single run), within 0 to 1, dots are the runs.
+The table and the pictures that were drawn go between two marker lines of
+README, the table to the standard output as well. The same results give the
+same files.
 """
 import argparse
 import json
@@ -126,7 +126,7 @@ def draw_chance(axis, text):
 
 
 def draw_bars(axis, places, values, width, colour, label):
-    """Bars of means with deviations, the runs as dots, the mean above."""
+    """Bars of means, which are written in them; deviations; runs as dots."""
     for number, (place, of_runs) in enumerate(zip(places, values)):
         of_runs = [value for value in of_runs if value is not None]
         mean, deviation = spread(of_runs)
@@ -139,8 +139,7 @@ def draw_bars(axis, places, values, width, colour, label):
                           color='black', capsize=3, linewidth=1)
         axis.plot(place + width * np.linspace(-0.25, 0.25, len(of_runs)),
                   of_runs, '.', color='black', markersize=3)
-        top = max(mean + whiskers(mean, deviation)[1, 0], *of_runs)
-        axis.text(place, top + 0.015, f'{100 * mean:.1f}', ha='center',
+        axis.text(place, 0.02, f'{100 * mean:.1f}', ha='center',
                   fontsize='small')
 
 
@@ -164,7 +163,8 @@ def draw_curves(runs, relay):
              for epoch in epochs]).T
         axis.plot(epochs, mean, color=colour, marker='o', markersize=3,
                   label=config)
-        axis.fill_between(epochs, mean - deviation, mean + deviation,
+        below, above = whiskers(mean, deviation)
+        axis.fill_between(epochs, mean - below, mean + above,
                           color=colour, alpha=0.2, linewidth=0)
         axis.set_xticks(epochs)
     draw_chance(axis, '')
@@ -183,7 +183,9 @@ def draw_ablation(runs, relay):
         draw_bars(axis, np.arange(len(FIGURES)) + (number - 1.5) * width,
                   [figures(runs, (config, BATCH, GROUPS), name)
                    for name in FIGURES], 0.9 * width, colour, config)
-    draw_chance(axis, '')
+    for place in (0, 2):  # of the pair, it is 0.2
+        axis.hlines(0.5, place - 0.45, place + 0.45, color='0.35',
+                    linewidth=1, linestyle=':', zorder=3)
     axis.annotate('guessing\nthe order', (1.01, 0.5), ha='left', va='center',
                   xycoords=('axes fraction', 'data'), fontsize='small',
                   color='0.35', annotation_clip=False)
@@ -219,8 +221,8 @@ def draw_sizes(runs, relay):
                     capsize=3, label=f'{config}, {FIGURES[name]}')
                 for number, key in enumerate(keys):
                     of_runs = figures(runs, key, name)
-                    axis.plot(len(of_runs) * [number], of_runs, '.',
-                              color=colour, markersize=4)
+                    axis.plot(len(of_runs) * [number + 0.06], of_runs, '_',
+                              color=colour, markersize=6)
         axis.set_xticks(range(len(values)), values)
         axis.set_xlim(-0.4, len(values) - 0.6)
         axis.set_xlabel(title)
@@ -297,17 +299,21 @@ def draw_relay(runs, relay):
     figure, axes = plt.subplots(
         2, len(clips), figsize=(0.8 + 1.75 * max(3, len(clips)), 4.2),
         sharex=True, sharey='row', squeeze=False, layout='constrained')
+    # The channels whose backward lines are far from the forward ones, and
+    # from the mirror image of these.
+    apart = sum(np.minimum(abs(ahead - back).mean(0),
+                           abs(ahead - back[::-1]).mean(0))
+                for ahead, back in (
+                    (np.array(clip[name]), np.array(clip[f'reversed_{name}']))
+                    for clip in clips for name in 'hc'))
+    channels = np.argsort(-apart)[:CHANNELS]
     for column, clip in enumerate(clips):
         for row, name in enumerate('hc'):
             axis = axes[row, column]
             forward = np.array(clip[name])  # (groups, channels)
             backward = np.array(clip[f'reversed_{name}'])
-            # The channels that tell the two apart best, in both rows.
-            apart = sum(abs(np.array(clip[key])
-                            - np.array(clip[f'reversed_{key}'])).mean(0)
-                        for key in 'hc')
             groups = range(1, len(forward) + 1)
-            for number, channel in enumerate(np.argsort(-apart)[:CHANNELS]):
+            for number, channel in enumerate(channels):
                 axis.plot(groups, forward[:, channel], color=f'C{number}',
                           marker='o', markersize=3)
                 axis.plot(groups, backward[:, channel], color=f'C{number}',
@@ -323,7 +329,7 @@ def draw_relay(runs, relay):
     axes[0, 0].set_ylabel('scale h')
     axes[1, 0].set_ylabel('shift c')
     figure.suptitle(f'{relay["layer"]}: a clip played forwards (solid) and '
-                    f'backwards (dashed);\na colour is a channel',
+                    f'backwards (dashed);\na colour is a channel, the same in all',
                     fontsize=10)
     return figure
 
@@ -336,17 +342,19 @@ learns. Nor can `cross_layer` by itself: its relay runs over layers and sees
 the frames of a clip pooled. Only the cross-temporal relay can.'''),
     'ablation': (draw_ablation, 'Accuracy of the four configs', ''),
     'confusion': (draw_confusion, 'Confusion of none and of both', '''\
-Pairs lie side by side, in squares. Who knows the process and guesses the
-direction fills both diagonals of a square.'''),
+All runs of a config together. Pairs lie side by side, in squares: who knows
+the process and guesses the direction fills both diagonals of a square.'''),
     'evaluation': (draw_evaluation,
                    'Accuracy by the statistics of evaluation', ''),
     'sizes': (draw_sizes, 'Accuracy by batch size and groups', '''\
-Small batches have learning rates in proportion and the same epochs.'''),
+Small batches have learning rates in proportion and the same epochs, and so
+more steps: what is seen is not the size of the batch alone.'''),
     'relay': (draw_relay, 'Scales and shifts over the groups', '''\
 What the relay predicts for a test clip and for the same clip backwards,
-group after group, in the layer and the channels that tell them apart most. A
-relay without memory would draw the dashed line as the solid one's mirror
-image.''')}
+group after group, in the layer that tells the two apart most. A relay without
+memory would draw the dashed line as the solid one's mirror image; one that
+does not see direction, as the same line. Shown are the channels that are
+farthest from both.''')}
 
 
 def make_table(runs):
