@@ -1,5 +1,7 @@
-"""tools/plot_curves.py on logs as the two hosts write them."""
+"""tools/plot_curves.py and plotting.py, on logs as the two hosts write them."""
+import errno
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from xml.etree import ElementTree
 
 import plot_curves
 import pytest
+from matplotlib.figure import Figure
 
 SCRIPT = str(Path(__file__).resolve().parents[1] / 'tools/plot_curves.py')
 
@@ -212,3 +215,21 @@ def test_wrong_arguments(tmp_path, monkeypatch, arguments, message):
         draw(monkeypatch, *arguments.split())
     assert str(exit.value).startswith('error: ')
     assert message in str(exit.value)
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    mmengine_log(tmp_path / 'run', '20260101_000000', mmengine_rows([1]))
+    out = tmp_path / 'a.svg'
+    out.write_text('the last one')
+
+    def fill_the_disk(figure, path, **_):
+        Path(path).write_text('half')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Figure, 'savefig', fill_the_disk)
+    with pytest.raises(SystemExit) as exit:
+        draw(monkeypatch, tmp_path / 'run', '--out', out)
+    assert f'cannot write --out {out}: No space left' in str(exit.value)
+    assert out.read_text() == 'the last one'
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'a.svg', 'run']

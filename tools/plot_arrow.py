@@ -27,10 +27,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+import numpy as np
+from plotting import PlotError, plt, save
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = {'both': 'C0', 'cross_temporal': 'C1', 'cross_layer': 'C2',
@@ -44,13 +42,9 @@ CHANNELS = 5  # of the relay, that are drawn
 BEGIN = '<!-- written by tools/plot_arrow.py: begin -->'
 END = '<!-- written by tools/plot_arrow.py: end -->'
 STYLE = {
-    'svg.hashsalt': 'arrow', 'font.size': 9, 'axes.titlesize': 10,
+    'font.size': 9, 'axes.titlesize': 10,
     'savefig.facecolor': 'white', 'axes.spines.top': False,
     'axes.spines.right': False, 'legend.frameon': False}
-
-
-class PlotError(Exception):
-    """A fault in a file or an argument; the text says all."""
 
 
 def read(folder):
@@ -438,8 +432,7 @@ def main():
                 if figure is None:
                     print(f'no {path}: {args.results} has not what it shows')
                     continue
-                figure.savefig(path, metadata={'Date': None})
-                plt.close(figure)
+                save(figure, path)
                 print(f'wrote {path}')
                 link = os.path.relpath(path, args.readme.parent)
                 block += [f'![{title}]({link})'] + [text] * bool(text)

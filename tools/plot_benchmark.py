@@ -17,19 +17,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
-matplotlib.rcParams['svg.hashsalt'] = 'ResNet-DNR'  # alike, run after run
-import matplotlib.pyplot as plt  # noqa: E402
+from plotting import PlotError, plt, save
 
 PANELS = ('frames', 'groups', 'clips', 'depth', 'size')
 LINES = ('backbone', 'mode', 'precision', 'layout', 'compile', 'device')
 TARGETS = (1.0, 1.1)
-
-
-class PlotError(Exception):
-    """A fault in a file or an argument; the text says all."""
 
 
 def read(path):
@@ -128,11 +120,7 @@ def draw(points, reference, out):
     figure.legend(*axes[0, 0].get_legend_handles_labels(),
                   loc='outside lower center', ncols=min(3, len(labels)),
                   fontsize='small')
-    try:
-        figure.savefig(out, metadata={'Date': None} if out.endswith('.svg')
-                       else None)
-    except (OSError, ValueError) as error:  # ValueError: an unknown format
-        raise PlotError(f'cannot write --out {out}: {error}') from error
+    save(figure, out, '--out')
 
 
 def main():

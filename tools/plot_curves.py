@@ -26,18 +26,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
-matplotlib.rcParams['svg.hashsalt'] = 'ResNet-DNR'  # alike, run after run
-import matplotlib.pyplot as plt  # noqa: E402
+from plotting import PlotError, plt, save
 
 # mmaction2's, mmaction v1's, and that of mmcv 1.x with mmaction2 0.x.
 ACCURACIES = ('acc/top1', 'top1 acc', 'top1_acc')
-
-
-class PlotError(Exception):
-    """A fault in a file or an argument; the text says all."""
 
 
 def read_rows(path):
@@ -190,11 +182,7 @@ def draw(runs, out):
     figure.legend(*axes[0, 0].get_legend_handles_labels(),
                   loc='outside lower center', ncols=min(3, len(runs)),
                   fontsize='small')
-    try:
-        figure.savefig(out, metadata={'Date': None} if out.endswith('.svg')
-                       else None)
-    except (OSError, ValueError) as error:  # ValueError: an unknown format
-        raise PlotError(f'cannot write --out {out}: {error}') from error
+    save(figure, out, '--out')
 
 
 def name_runs(folders):

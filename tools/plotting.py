@@ -1,0 +1,41 @@
+"""What the plot_*.py share: matplotlib without a screen, files, and faults."""
+import os
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+matplotlib.rcParams['svg.hashsalt'] = 'ResNet-DNR'  # alike, run after run
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+class PlotError(Exception):
+    """A fault in a file or an argument; the text says all."""
+
+
+def save(figure, path, name=''):
+    """Write a figure, whole or not at all, and close it.
+
+    Args:
+        figure (matplotlib.figure.Figure): it.
+        path (str | Path): the file; its ending says the format. The same
+            figure gives the same SVG file.
+        name (str): of the argument that has the path, for the error.
+
+    Raises:
+        PlotError: the file cannot be written, or its format is unknown.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    kind = path.suffix[1:]
+    try:
+        figure.savefig(temporary, format=kind,
+                       metadata={'Date': None} if kind == 'svg' else None)
+        os.replace(temporary, path)
+    except (OSError, ValueError) as error:  # ValueError: an unknown format
+        temporary.unlink(missing_ok=True)
+        reason = getattr(error, 'strerror', None) or error
+        raise PlotError(
+            f'cannot write {name} {path}: {reason}'.replace('  ', ' ')
+        ) from error
+    plt.close(figure)
