@@ -1,4 +1,4 @@
-"""tools/plot_curves.py and plotting.py, on logs as the two hosts write them."""
+"""tools/plot_curves.py and plotting.py, on logs as both hosts write them."""
 import errno
 import json
 import os

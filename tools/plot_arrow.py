@@ -323,8 +323,8 @@ def draw_relay(runs, relay):
     axes[0, 0].set_ylabel('scale h')
     axes[1, 0].set_ylabel('shift c')
     figure.suptitle(f'{relay["layer"]}: a clip played forwards (solid) and '
-                    f'backwards (dashed);\na colour is a channel, the same in all',
-                    fontsize=10)
+                    'backwards (dashed);\n'
+                    'a colour is a channel, the same in all', fontsize=10)
     return figure
 
 
