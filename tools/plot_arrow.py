@@ -432,7 +432,7 @@ def main():
                 if figure is None:
                     print(f'no {path}: {args.results} has not what it shows')
                     continue
-                save(figure, path)
+                save(figure, path, '--assets')
                 print(f'wrote {path}')
                 link = os.path.relpath(path, args.readme.parent)
                 block += [f'![{title}]({link})'] + [text] * bool(text)

@@ -13,14 +13,14 @@ class PlotError(Exception):
     """A fault in a file or an argument; the text says all."""
 
 
-def save(figure, path, name=''):
+def save(figure, path, name):
     """Write a figure, whole or not at all, and close it.
 
     Args:
         figure (matplotlib.figure.Figure): it.
         path (str | Path): the file; its ending says the format. The same
             figure gives the same SVG file.
-        name (str): of the argument that has the path, for the error.
+        name (str): of the argument that the path is from, for the error.
 
     Raises:
         PlotError: the file cannot be written, or its format is unknown.
@@ -35,7 +35,5 @@ def save(figure, path, name=''):
     except (OSError, ValueError) as error:  # ValueError: an unknown format
         temporary.unlink(missing_ok=True)
         reason = getattr(error, 'strerror', None) or error
-        raise PlotError(
-            f'cannot write {name} {path}: {reason}'.replace('  ', ' ')
-        ) from error
+        raise PlotError(f'cannot write {name} {path}: {reason}') from error
     plt.close(figure)
