@@ -1183,11 +1183,15 @@ class _Launch:
 
         Args:
             plan (_Plan): whose kernel it is.
-            stream (int | None): the current one of the tensors' device.
+            stream (int | None): the current one of the tensors' device;
+                None in the interpreter, and where a compiler looks on.
             tensors (Sequence[Tensor]): the first arguments.
             weights (Sequence[Tensor]): of a relay cell, eight or one.
             flags (tuple[int]): the last arguments before the constants.
         """
+        if stream is None:
+            self.launch_visibly(plan, tensors, weights, flags)
+            return
         pointers = [tensor.data_ptr() for tensor in tensors]
         if len(weights) == 1:
             base, size = weights[0].data_ptr(), weights[0].element_size()
@@ -1201,32 +1205,45 @@ class _Launch:
                          compiled.packed_metadata, None, None, None,
                          *pointers, *self.numbers, *flags, *self.constants)
             return
+        compiled = self.launch(self.kernel, plan, tensors, weights, flags)
+        if aligned:
+            self.compiled = compiled
+
+    def launch(self, kernel, plan, tensors, weights, flags):
+        """Launch it through Triton, or what stands for the kernel there."""
         if len(weights) == 1:
             weights = [weights[0][offset:] for offset in plan.offsets]
-        compiled = self.kernel[self.grid](
+        return kernel[self.grid](
             *tensors, *weights, *self.numbers, *flags, *self.constants,
             num_warps=self.warps)
-        if aligned and not INTERPRETED:
-            self.compiled = compiled
+
+    def launch_visibly(self, plan, tensors, weights, flags):
+        """Launch it so that a compiler sees it; or in the interpreter."""
+        kernel = self.kernel
+        if not INTERPRETED:
+            kernel = torch.library.wrap_triton(kernel)
+        elif isinstance(tensors[0], torch._subclasses.FakeTensor):
+            return
+        self.launch(kernel, plan, tensors, weights, flags)
 
 
 _workspaces = {}
 
 
-def _workspace(plan, device, stream, fresh):
+def _workspace(plan, device, stream, alone):
     """Tickets, all 0, and room for what lives within one kernel.
 
     The kernels of a stream run one after another and leave the tickets as
     they were, so that all share one workspace. What is captured in a CUDA
-    graph may run beside them: `fresh` is one of its own.
+    graph may run beside them: `alone` is one of its own.
     """
     tickets, scratch = _workspaces.get((device, stream), (None, None))
-    if fresh or tickets is None or tickets.numel() < plan.tickets:
+    if alone or tickets is None or tickets.numel() < plan.tickets:
         tickets = torch.zeros(plan.tickets, dtype=torch.int32, device=device)
-    if fresh or scratch is None or scratch.numel() < plan.scratch_size:
+    if alone or scratch is None or scratch.numel() < plan.scratch_size:
         scratch = torch.empty(plan.scratch_size, device=device,
                               dtype=torch.float32)
-    if not fresh:
+    if not alone:
         _workspaces[device, stream] = tickets, scratch
     return tickets, scratch
 
@@ -1239,7 +1256,7 @@ def _stream_of(x):
             torch._C._cuda_isCurrentStreamCapturing())
 
 
-def _triton_forward(plan, x, state, weights, running, updated, fresh=False):
+def _triton_forward(plan, x, state, weights, running, updated, traced=False):
     """Normalize by the kernels.
 
     Args:
@@ -1252,21 +1269,22 @@ def _triton_forward(plan, x, state, weights, running, updated, fresh=False):
             batches tracked.
         updated (tuple[Tensor]): where training writes the new ones, which
             may be the same.
-        fresh (bool): take nothing that is kept between calls.
+        traced (bool): in a way that a compiler can look into, and nothing
+            is taken that is kept between calls.
 
     Returns:
         tuple: out, the state after the last step, and what the backward pass
         needs.
     """
-    if x.is_cuda and x.device.index != torch.cuda.current_device():
+    if (not traced and x.is_cuda
+            and x.device.index != torch.cuda.current_device()):
         with torch.cuda.device(x.device):  # where Triton launches
-            return _triton_forward(plan, x, state, weights, running, updated,
-                                   fresh)
+            return _triton_forward(plan, x, state, weights, running, updated)
     weights = [weight.contiguous() for weight in weights]
     if plan.copy:
         x = x.contiguous(memory_format=plan.memory_format)
-    stream, capturing = _stream_of(x)
-    tickets, scratch = _workspace(plan, x.device, stream, fresh or capturing)
+    stream, alone = (None, True) if traced else _stream_of(x)
+    tickets, scratch = _workspace(plan, x.device, stream, alone)
     saved = torch.empty(plan.saved_size, dtype=torch.float32, device=x.device)
     out = torch.empty_like(x)
     has_state = state is not None
@@ -1285,22 +1303,23 @@ def _triton_forward(plan, x, state, weights, running, updated, fresh=False):
 
 
 def _triton_gradients(plan, grad_out, grad_state, x, state, weights, saved,
-                      fresh=False):
+                      traced=False):
     """Gradients by the kernels.
 
     Args:
         grad_out, grad_state (Tensor | None): of the outputs.
-        plan, x, state, weights, saved, fresh: as :func:`_triton_forward`
+        plan, x, state, weights, saved, traced: as :func:`_triton_forward`
             takes and gives them.
 
     Returns:
         tuple: the gradients of x; of the state, (2, N, C), or None; and of
         all weights in one vector.
     """
-    if x.is_cuda and x.device.index != torch.cuda.current_device():
+    if (not traced and x.is_cuda
+            and x.device.index != torch.cuda.current_device()):
         with torch.cuda.device(x.device):
             return _triton_gradients(plan, grad_out, grad_state, x, state,
-                                     weights, saved, fresh)
+                                     weights, saved)
     weights = [weight.contiguous() for weight in weights]
     if plan.copy:
         x = x.contiguous(memory_format=plan.memory_format)
@@ -1308,8 +1327,8 @@ def _triton_gradients(plan, grad_out, grad_state, x, state, weights, saved,
         grad_out = torch.zeros_like(x)
     elif grad_out.stride() != x.stride():
         grad_out = grad_out.contiguous(memory_format=plan.memory_format)
-    stream, capturing = _stream_of(x)
-    tickets, _ = _workspace(plan, x.device, stream, fresh or capturing)
+    stream, alone = (None, True) if traced else _stream_of(x)
+    tickets, _ = _workspace(plan, x.device, stream, alone)
     # One kernel leaves something for the other, and another thread may
     # launch kernels in between: not of the workspace.
     scratch = torch.empty(plan.back_size, dtype=torch.float32,
@@ -1319,9 +1338,10 @@ def _triton_gradients(plan, grad_out, grad_state, x, state, weights, saved,
                                device=x.device)
     has_state = state is not None
     state = state.float().contiguous() if has_state else saved
+    # To a compiler, no tensor may be two arguments that a kernel writes to.
     new_grad_state = torch.empty(
         (2, plan.clips, x.size(1)), dtype=torch.float32,
-        device=x.device) if has_state else None
+        device=x.device) if has_state or traced else None
     has_grad_state = grad_state is not None
     grad_state = (grad_state.float().contiguous() if has_grad_state
                   else saved)
@@ -1697,7 +1717,7 @@ def _merge_moments(units, to_m2, U, span, c, P, frames, C: tl.constexpr,
         live = (u < U)[:, None]
         mean += size[:, None] * tl.load(
             units + u[:, None] * C + c[None, :], mask=live, other=0.)
-    mean = tl.sum(mean, 0) / (frames * P).to(tl.float32)
+    mean = tl.sum(mean, 0) / (1. * frames * P)
     m2 = tl.zeros((BLOCK_U, c.shape[0]), tl.float32)
     for first in range(0, U, BLOCK_U):
         u = first + tl.arange(0, BLOCK_U)
@@ -1720,7 +1740,7 @@ def _statistics(saved, pools, m2s, running_mean, running_var, tracked,
 
     A shared one (C,) is moved by each group in turn.
     """
-    size = size.to(tl.float32)  # values of a clip, group and channel
+    size = 1. * size  # values of a clip, group and channel
     run_mean = tl.load(running_mean + c).to(tl.float32)
     run_var = tl.load(running_var + c).to(tl.float32)
     for g in range(G):
@@ -2009,7 +2029,7 @@ def _gradient_of_statistics(saved, slopes, grad_scales, grad_shifts, c, N, G,
     slope * (x - mean) + level, for each group; 0 for running statistics.
     """
     BLOCK_N: tl.constexpr = 16
-    count = size.to(tl.float32) * N
+    count = 1. * size * N
     for g in range(G):
         slope = tl.zeros((BLOCK_N, c.shape[0]), tl.float32)
         level = tl.zeros((BLOCK_N, c.shape[0]), tl.float32)
@@ -2267,13 +2287,22 @@ def _second_weight_gradient(grad_weights, grads, units, r, c, with_bias, NG,
 
 
 def _define_compiled_normalize():
-    """The kernels as one operator that torch.compile does not look into."""
-    if not TRITON_FITS or not hasattr(torch.library, 'custom_op'):
+    """The kernels as an operator that torch.compile looks into.
+
+    It sees what they write to, and launches them itself, with what it
+    allocates.
+    """
+    if not TRITON_FITS or not hasattr(torch.library, 'triton_op'):
         return None
     namespace = __name__.replace('.', '_')  # a second copy has its own
-    # The operator takes the memory layout that the compiler prefers.
-    options = dict(mutates_args=(), tags=[
-        tag for tag in [getattr(torch.Tag, 'flexible_layout', None)] if tag])
+
+    def plan_of(x, weights, running, *spec):
+        # The kernels are for one shape: the compiler must not vary it.
+        grouped = bool(running) and running[0].dim() == 2
+        return _plan(tuple(map(int, x.shape)), tuple(map(int, x.stride())),
+                     x.device, x.dtype, grouped,
+                     tuple(tensor.dtype for tensor in (*weights, *running)),
+                     _Spec(*spec))
 
     def normalize(x: Tensor, state: Optional[Tensor], weights: List[Tensor],
                   running_mean: Tensor, running_var: Tensor, tracked: Tensor,
@@ -2282,49 +2311,34 @@ def _define_compiled_normalize():
                   ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         running = running_mean, running_var, tracked
         updated = tuple(torch.empty_like(buffer) for buffer in running)
-        plan = _plan_of(x, weights, running, _Spec(
-            n_segment, num_groups, eps, momentum, training, relu))
+        plan = plan_of(x, weights, running, n_segment, num_groups, eps,
+                       momentum, training, relu)
         out, state, saved = _triton_forward(
-            plan, x, state, weights, running, updated, fresh=True)
+            plan, x, state, weights, running, updated, traced=True)
         # An operator's outputs are not views of one another.
         return out, state.clone(), saved, *updated
-
-    def fake_normalize(x, state, weights, running_mean, running_var, tracked,
-                       n_segment, num_groups, *spec):
-        clips, channels = x.size(0) // n_segment, x.size(1)
-        vectors = functools.partial(x.new_empty, dtype=torch.float32)
-        return (torch.empty_like(x, memory_format=_memory_format(x)),
-                vectors((2, clips, channels)),
-                vectors(_saved_size(clips, num_groups, channels)),
-                torch.empty_like(running_mean), torch.empty_like(running_var),
-                torch.empty_like(tracked))
 
     def gradients(grad_out: Optional[Tensor], grad_state: Optional[Tensor],
                   x: Tensor, state: Optional[Tensor], weights: List[Tensor],
                   saved: Tensor, n_segment: int, num_groups: int, eps: float,
                   momentum: float, training: bool, relu: bool
                   ) -> Tuple[Tensor, Tensor, Tensor]:
-        plan = _plan_of(x, weights, (), _Spec(
-            n_segment, num_groups, eps, momentum, training, relu))
-        grad_x, grad_state, grad_weights = _triton_gradients(
-            plan, grad_out, grad_state, x, state, weights, saved, fresh=True)
-        if grad_state is None:  # state is not an input
-            grad_state = saved.new_empty(0)
-        return grad_x, grad_state, grad_weights
+        plan = plan_of(x, weights, (), n_segment, num_groups, eps, momentum,
+                       training, relu)
+        return _triton_gradients(plan, grad_out, grad_state, x, state,
+                                 weights, saved, traced=True)
 
-    def fake_gradients(grad_out, grad_state, x, state, weights, saved,
-                       n_segment, *spec):
-        return (torch.empty_like(x, memory_format=_memory_format(x)),
-                saved.new_empty(0) if state is None
-                else torch.empty_like(state, dtype=torch.float32),
-                weights[0].new_empty(sum(w.numel() for w in weights)))
+    def define(name, function):
+        name = f'{namespace}::{name}'
+        if not INTERPRETED:
+            return torch.library.triton_op(name, function, mutates_args=())
+        # The interpreter's kernels are nothing that can be looked into.
+        operator = torch.library.custom_op(name, function, mutates_args=())
+        operator.register_fake(function)
+        return operator
 
-    normalize = torch.library.custom_op(
-        f'{namespace}::normalize', normalize, **options)
-    normalize.register_fake(fake_normalize)
-    gradients = torch.library.custom_op(
-        f'{namespace}::normalize_gradients', gradients, **options)
-    gradients.register_fake(fake_gradients)
+    normalize = define('normalize', normalize)
+    gradients = define('normalize_gradients', gradients)
 
     def setup_context(ctx, inputs, output):
         x, state, weights, _, _, _, *ctx.spec = inputs

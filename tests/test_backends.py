@@ -848,13 +848,16 @@ def test_compile(device, backend, compiler, monkeypatch):
 
 
 def kernels_launched(monkeypatch):
-    """A list that each forward launch of the kernels adds its way to."""
+    """A list that each forward launch of the kernels adds its way to.
+
+    A compiler does so while it looks on, once or more.
+    """
     launched = []
     forward = resnet_dnr._triton_forward
 
-    def recording(*args, fresh=False):
-        launched.append('operator' if fresh else 'eager')
-        return forward(*args, fresh=fresh)
+    def recording(*args, traced=False):
+        launched.append('operator' if traced else 'eager')
+        return forward(*args, traced=traced)
 
     monkeypatch.setattr(resnet_dnr, '_triton_forward', recording)
     return launched
@@ -899,7 +902,8 @@ def test_the_operator_that_compilers_see(device, backend, training,
                         *(p.grad for p in network.parameters())])
     for got, expected in zip(*results):
         torch.testing.assert_close(got, expected)
-    assert launched == 6 * ['eager'] + 6 * ['operator']
+    assert launched[:6] == 6 * ['eager']
+    assert set(launched[6:]) == {'operator'}
 
 
 # Several processes
