@@ -1098,8 +1098,9 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
         span = -(-chunks // max(1, programs // (rows * tiles)))
         return -(-chunks // span), span
 
-    # Sums: two programs for each processor of a large GPU, with long runs.
-    units, span = split(264)
+    # Sums: about two programs for each processor of a large GPU, with long
+    # runs, and 32 or fewer to be merged at a time.
+    units, span = split(256)
     sums = (rows * units * tiles, 1, 1), (N, P, G, frames, units, span)
     constants = (C, *tile, last)
     # The relay's programs are few, and its large weights need many threads.
@@ -1596,10 +1597,11 @@ def _chunk(k, offset, P, C: tl.constexpr, BLOCK_P: tl.constexpr,
 
 
 @_kernel
-def _positions(k, P, BLOCK_P: tl.constexpr):
-    """How many positions the first k chunks of a row have."""
+def _positions(first, stop, P, BLOCK_P: tl.constexpr):
+    """How many positions the chunks from the first to the last have."""
     turns = tl.cdiv(P, BLOCK_P)
-    return (k // turns * P + k % turns * BLOCK_P).to(tl.float32)
+    before = first // turns * P + first % turns * BLOCK_P
+    return 1. * (stop // turns * P + stop % turns * BLOCK_P - before)
 
 
 @_kernel
@@ -1657,8 +1659,7 @@ def _moments_kernel(
 
     at, live = _chunk(first, offset, P, C, BLOCK_P, LAST)
     value = tl.load(x + at, mask=live, other=0.).to(tl.float32)
-    about = tl.sum(value, 1) / (_positions(first + 1, P, BLOCK_P)
-                                - _positions(first, P, BLOCK_P))
+    about = tl.sum(value, 1) / _positions(first, first + 1, P, BLOCK_P)
     about = tl.where(about - about == 0, about, 0.)  # not inf, not NaN
     value = tl.where(live, value - about[:, None], 0.)
     sums = value
@@ -1670,77 +1671,83 @@ def _moments_kernel(
         sums += value
         squares += value * value
     total = tl.sum(sums, 1)
-    size = _positions(stop, P, BLOCK_P) - _positions(first, P, BLOCK_P)
+    size = _positions(first, stop, P, BLOCK_P)
     mean = about + total / size
     m2 = tl.sum(squares, 1) - total * total / size
     m2 = tl.where(m2 < 0, 0., m2)
     m2s = scratch
+    chunks = frames * tl.cdiv(P, BLOCK_P)
     if SPLIT:
         units = scratch + NG * C + row * U * C
         tl.store(units + unit * C + c, mean)
         tl.store(units + NG * U * C + unit * C + c, m2)
         if not _is_last(tickets + N + NG + TILES + row * TILES + tile, U):
             return
-        mean, m2 = _merge_moments(units, NG * U * C, U, span, c, P, frames, C,
-                                  BLOCK_P)
+        mean, m2 = _merge_moments(units, units + NG * U * C, C, U, span,
+                                  chunks, P, c, BLOCK_P)
     tl.store(pools + row * C + c, mean)
     tl.store(m2s + row * C + c, m2)
 
     of_tile, of_row = _are_last(tickets, N + NG + tile, NG, N + row, TILES)
     if of_tile:
         _statistics(saved, pools, m2s, running_mean, running_var, tracked,
-                    new_mean, new_var, new_tracked, c, N, G, frames * P, eps,
-                    momentum, tile, C, BLOCK_C, TRAINING, GROUPED)
+                    new_mean, new_var, new_tracked, c, N, G, chunks, P, eps,
+                    momentum, tile, C, BLOCK_P, TRAINING, GROUPED)
     if not of_row:
         return
     _hidden_units(pools + row * C, wi1, bi1, inner + row * R, C, C, WIDTH)
     tl.debug_barrier()
     _gates_of_input(inner + row * R, wi2, bi2, bh2, gates + row * 4 * C, C,
                     WIDTH)
-    if not _is_last(tickets + row // G, G):
+    last = G == 1
+    if not last:
+        last = _is_last(tickets + row // G, G)
+    if not last:
         return
     _relay(saved, state, wh1, bh1, wh2, row // G, N, G, has_state, C,
            WIDTH)
 
 
 @_kernel
-def _merge_moments(units, to_m2, U, span, c, P, frames, C: tl.constexpr,
+def _merge_moments(means, m2s, stride, count, span, chunks, P, c,
                    BLOCK_P: tl.constexpr):
-    """Mean and sum of squares about it of a row's U units."""
-    BLOCK_U: tl.constexpr = 16
-    chunks = frames * tl.cdiv(P, BLOCK_P)
-    mean = tl.zeros((BLOCK_U, c.shape[0]), tl.float32)
-    for first in range(0, U, BLOCK_U):
-        u = first + tl.arange(0, BLOCK_U)
-        size = (_positions(tl.minimum((u + 1) * span, chunks), P, BLOCK_P)
-                - _positions(u * span, P, BLOCK_P))
-        live = (u < U)[:, None]
-        mean += size[:, None] * tl.load(
-            units + u[:, None] * C + c[None, :], mask=live, other=0.)
-    mean = tl.sum(mean, 0) / (1. * frames * P)
-    m2 = tl.zeros((BLOCK_U, c.shape[0]), tl.float32)
-    for first in range(0, U, BLOCK_U):
-        u = first + tl.arange(0, BLOCK_U)
-        size = (_positions(tl.minimum((u + 1) * span, chunks), P, BLOCK_P)
-                - _positions(u * span, P, BLOCK_P))
-        live = (u < U)[:, None]
-        at = u[:, None] * C + c[None, :]
-        part = tl.load(units + at, mask=live, other=0.) - mean[None, :]
-        m2 += tl.load(units + to_m2 + at, mask=live, other=0.) + tl.where(
-            live, part * part * size[:, None], 0.)
-    return mean, tl.sum(m2, 0)
+    """Mean and sum of squares about it of parts, `count` of span chunks.
+
+    The last part ends at `chunks`. As in a program, sums are about a mean
+    that is close to all, that of the first part.
+    """
+    BLOCK: tl.constexpr = 32
+    about = tl.load(means + c)
+    about = tl.where(about - about == 0, about, 0.)
+    total = tl.zeros((BLOCK, c.shape[0]), tl.float32)
+    squares = tl.zeros((BLOCK, c.shape[0]), tl.float32)
+    for first in range(0, count, BLOCK):
+        k = first + tl.arange(0, BLOCK)
+        live = (k < count)[:, None]
+        at = k[:, None] * stride + c[None, :]
+        size = _positions(k * span, tl.minimum((k + 1) * span, chunks), P,
+                          BLOCK_P)[:, None]
+        mean = tl.load(means + at, mask=live, other=0.)
+        m2 = tl.load(m2s + at, mask=live, other=0.)
+        part = tl.where(live, mean - about[None, :], 0.)
+        total += size * part
+        squares += m2 + size * part * part
+    size = _positions(0, chunks, P, BLOCK_P)
+    total = tl.sum(total, 0)
+    m2 = tl.sum(squares, 0) - total * total / size
+    return about + total / size, tl.where(m2 < 0, 0., m2)
 
 
 @_kernel
 def _statistics(saved, pools, m2s, running_mean, running_var, tracked,
-                new_mean, new_var, new_tracked, c, N, G, size, eps, momentum,
-                tile, C: tl.constexpr, BLOCK_C: tl.constexpr,
+                new_mean, new_var, new_tracked, c, N, G, chunks, P, eps,
+                momentum, tile, C: tl.constexpr, BLOCK_P: tl.constexpr,
                 TRAINING: tl.constexpr, GROUPED: tl.constexpr):
     """Of some channels: what standardizes, and the new running statistics.
 
     A shared one (C,) is moved by each group in turn.
     """
-    size = 1. * size  # values of a clip, group and channel
+    size = _positions(0, N * chunks, P, BLOCK_P)  # of a group
     run_mean = tl.load(running_mean + c).to(tl.float32)
     run_var = tl.load(running_var + c).to(tl.float32)
     for g in range(G):
@@ -1748,13 +1755,11 @@ def _statistics(saved, pools, m2s, running_mean, running_var, tracked,
             run_mean = tl.load(running_mean + g * C + c).to(tl.float32)
             run_var = tl.load(running_var + g * C + c).to(tl.float32)
         if TRAINING:
-            mean = _sum_over_clips(pools + g * C, c, N, G, 0., False, C) / N
-            m2 = _sum_over_clips(m2s + g * C, c, N, G, 0., False, C)
-            m2 += size * _sum_over_clips(pools + g * C, c, N, G, mean, True,
-                                         C)
-            var = m2 / (size * N)
+            mean, m2 = _merge_moments(pools + g * C, m2s + g * C, G * C, N,
+                                      chunks, N * chunks, P, c, BLOCK_P)
+            var = m2 / size
             run_mean += momentum * (mean - run_mean)
-            run_var += momentum * (m2 / (size * N - 1) - run_var)
+            run_var += momentum * (m2 / (size - 1) - run_var)
             if GROUPED:
                 tl.store(new_mean + g * C + c, run_mean.to(
                     new_mean.dtype.element_ty))
@@ -1771,24 +1776,6 @@ def _statistics(saved, pools, m2s, running_mean, running_var, tracked,
             tl.store(new_var + c, run_var.to(new_var.dtype.element_ty))
         if tile == 0:
             tl.store(new_tracked, tl.load(tracked) + 1)
-
-
-@_kernel
-def _sum_over_clips(values, c, N, G, mean, SQUARED: tl.constexpr,
-                    C: tl.constexpr):
-    """Sum over clips of a group's values, or of squares about the mean."""
-    BLOCK_N: tl.constexpr = 16
-    total = tl.zeros((BLOCK_N, c.shape[0]), tl.float32)
-    for first in range(0, N, BLOCK_N):
-        n = first + tl.arange(0, BLOCK_N)
-        live = (n < N)[:, None]
-        value = tl.load(values + n[:, None] * G * C + c[None, :], mask=live,
-                        other=0.)
-        if SQUARED:
-            value = tl.where(live, value - mean[None, :], 0.)
-            value *= value
-        total += value
-    return tl.sum(total, 0)
 
 
 # The relay's products are of one vector, or four, and a matrix that is read
@@ -1991,8 +1978,7 @@ def _gradient_sums_kernel(
         tl.store(units + NG * U * C + unit * C + c, total2)
         if not _is_last(tickets + N + NG + TILES + row * TILES + tile, U):
             return
-        total1 = _sum_of_units(units, U, c, C)
-        total2 = _sum_of_units(units + NG * U * C, U, c, C)
+        total1, total2 = _sums_of_units(units, units + NG * U * C, U, c, C)
     rstd = tl.load(saved + (G + row % G) * C + c)
     tl.store(grad_shifts + row * C + c, total1)
     tl.store(grad_scales + row * C + c, total2 * rstd)
@@ -2010,15 +1996,18 @@ def _gradient_sums_kernel(
 
 
 @_kernel
-def _sum_of_units(units, U, c, C: tl.constexpr):
-    """Sum over the U units of a row."""
-    BLOCK_U: tl.constexpr = 16
-    total = tl.zeros((BLOCK_U, c.shape[0]), tl.float32)
-    for first in range(0, U, BLOCK_U):
-        u = first + tl.arange(0, BLOCK_U)
-        total += tl.load(units + u[:, None] * C + c[None, :],
-                         mask=(u < U)[:, None], other=0.)
-    return tl.sum(total, 0)
+def _sums_of_units(units1, units2, U, c, C: tl.constexpr):
+    """Two sums over the U units of a row."""
+    BLOCK: tl.constexpr = 32
+    total1 = tl.zeros((BLOCK, c.shape[0]), tl.float32)
+    total2 = tl.zeros((BLOCK, c.shape[0]), tl.float32)
+    for first in range(0, U, BLOCK):
+        u = first + tl.arange(0, BLOCK)
+        live = (u < U)[:, None]
+        at = u[:, None] * C + c[None, :]
+        total1 += tl.load(units1 + at, mask=live, other=0.)
+        total2 += tl.load(units2 + at, mask=live, other=0.)
+    return tl.sum(total1, 0), tl.sum(total2, 0)
 
 
 @_kernel
