@@ -1098,8 +1098,7 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
         span = -(-chunks // max(1, programs // (rows * tiles)))
         return -(-chunks // span), span
 
-    # Sums: about two programs for each processor of a large GPU, with long
-    # runs, and 32 or fewer to be merged at a time.
+    # Sums: two programs for each processor of a large GPU, with long runs.
     units, span = split(256)
     sums = (rows * units * tiles, 1, 1), (N, P, G, frames, units, span)
     constants = (C, *tile, last)
@@ -1716,7 +1715,7 @@ def _merge_moments(means, m2s, stride, count, span, chunks, P, c,
     The last part ends at `chunks`. As in a program, sums are about a mean
     that is close to all, that of the first part.
     """
-    BLOCK: tl.constexpr = 32
+    BLOCK: tl.constexpr = 16
     about = tl.load(means + c)
     about = tl.where(about - about == 0, about, 0.)
     total = tl.zeros((BLOCK, c.shape[0]), tl.float32)
