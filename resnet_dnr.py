@@ -1102,8 +1102,14 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
     units, span = split(256)
     sums = (rows * units * tiles, 1, 1), (N, P, G, frames, units, span)
     constants = (C, *tile, last)
-    # The relay's programs are few, and its large weights need many threads.
+    # The relay's programs are few, and large weights need many threads, and
+    # more than one processor, to be read. Programs that wait for one another
+    # must find room at one time: half of the processors are left to others.
     warps = 8 if C < 256 else 16
+    team = 1
+    while (C >= 256 and team < C // 64
+           and 4 * N * team <= _num_processors(device)):
+        team *= 2
     # Elementwise: many, which hide one another's waiting.
     many, short = split(4096)
     numbers = (N, P, G, frames, many, short)
@@ -1111,6 +1117,7 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
     R = C // 4
     sizes = 2 * (R * C, R, 4 * C * R, 4 * C)
     of_units = 2 * rows * units * C if units > 1 else 0
+    of_team = 2 * rows * team * R
     return _Plan(
         memory_format=memory_format,
         copy=not x.is_contiguous(memory_format=memory_format),
@@ -1118,25 +1125,35 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
         groups=G,
         offsets=tuple(sum(sizes[:i]) for i in range(8)),
         saved_size=_saved_size(N, G, C),
-        scratch_size=rows * C + of_units,
-        back_size=(2 * N + 2 * G + 7 * rows) * C + 2 * rows * R + of_units,
-        tickets=N + rows + tiles + (rows * tiles if units > 1 else 0),
+        scratch_size=rows * C + of_units + of_team,
+        back_size=((2 * N + 2 * G + 7 * rows) * C + 2 * rows * R + of_units
+                   + of_team),
+        tickets=N + tiles + (rows * tiles if units > 1 else 0),
         weights_size=sum(sizes),
         moments=_Launch(
             _moments_kernel, sums[0], (*sums[1], spec.eps, spec.momentum),
-            (*constants, units > 1, 512 * warps, spec.training,
+            (*constants, units > 1, team, 512 * warps, spec.training,
              # One group is the same either way.
              G == 1 or grouped), warps),
         apply=_Launch(_apply_kernel, (rows * many * tiles, 1, 1), numbers,
                       (*constants, spec.relu)),
         gradient_sums=_Launch(
             _gradient_sums_kernel, *sums,
-            (*constants, units > 1, 512 * warps, spec.training, spec.relu),
+            (*constants, units > 1, team, 512 * warps, spec.training,
+             spec.relu),
             warps),
         gradients=_Launch(
             _gradients_kernel,
             (weight_programs + rows * many * tiles, 1, 1), numbers,
             (*constants, spec.relu, weight_programs)))
+
+
+@functools.lru_cache(None)
+def _num_processors(device):
+    """How many programs run at once, at least; in the interpreter, one."""
+    if INTERPRETED:
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _plan_of(x, weights, running, spec):
@@ -1174,7 +1191,9 @@ class _Launch:
     """
 
     def __init__(self, kernel, grid, numbers, constants, warps=8):
-        self.kernel, self.grid, self.warps = kernel, grid, warps
+        # So that a processor has room for 512 threads.
+        self.options = dict(num_warps=warps, maxnreg=128)
+        self.kernel, self.grid = kernel, grid
         self.numbers, self.constants = numbers, constants
         self.compiled = None
 
@@ -1205,23 +1224,26 @@ class _Launch:
                          compiled.packed_metadata, None, None, None,
                          *pointers, *self.numbers, *flags, *self.constants)
             return
-        compiled = self.launch(self.kernel, plan, tensors, weights, flags)
+        compiled = self.launch(self.kernel, plan, tensors, weights, flags,
+                               **self.options)
         if aligned:
             self.compiled = compiled
 
-    def launch(self, kernel, plan, tensors, weights, flags):
+    def launch(self, kernel, plan, tensors, weights, flags, **options):
         """Launch it through Triton, or what stands for the kernel there."""
         if len(weights) == 1:
             weights = [weights[0][offset:] for offset in plan.offsets]
         return kernel[self.grid](
             *tensors, *weights, *self.numbers, *flags, *self.constants,
-            num_warps=self.warps)
+            **options)
 
     def launch_visibly(self, plan, tensors, weights, flags):
         """Launch it so that a compiler sees it; or in the interpreter."""
         kernel = self.kernel
         if not INTERPRETED:
-            kernel = torch.library.wrap_triton(kernel)
+            # The one way in which a compiler takes all options.
+            kernel = torch.library.wrap_triton(triton.autotune(
+                [triton.Config({}, **self.options)], key=[])(kernel))
         elif isinstance(tensors[0], torch._subclasses.FakeTensor):
             return
         self.launch(kernel, plan, tensors, weights, flags)
@@ -1563,11 +1585,14 @@ def _kernel(function):
 # inverse deviations (G, C), scales, shifts and pooled means (N, G, C), gates
 # (N, G, 4C), and the hidden units of both maps (N, G, C / 4).
 #
-# The relay needs the sums over a row from all its programs, and then those
-# over a clip. No program waits: each draws a ticket when it is done, and
-# whoever draws the last one goes on with what all have written. There is a
-# counter for each clip, each row, each tile of channels, and, where programs
-# share a row, each row and tile, in this order.
+# The relay needs the sums over all of a clip's rows. Each program draws a
+# ticket when it is done, and whoever draws the last one goes on with what all
+# have written. There is a counter for each clip, each tile of channels, and,
+# where programs share a row, each row and tile, in this order. Of a clip, the
+# last TEAM programs go on, its team, each with a slice of the channels: the
+# first layer of a map gives partial sums of its hidden units for each slice,
+# which all members add up, and the second layer the gates of a slice. Here
+# programs wait for one another; nothing else does.
 
 @_kernel
 def _place(id, P, frames, U, span, C: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -1619,17 +1644,52 @@ def _is_last(ticket, count):
 
 
 @_kernel
-def _are_last(tickets, at0, count0, at1, count1):
-    """_is_last for two tickets, drawn at once: drawing one takes a while."""
+def _is_last_and_number(tickets, at0, count0, at1):
+    """_is_last for the first of two tickets, and the number of the second.
+
+    They are drawn at once: drawing one takes a while.
+    """
     tl.debug_barrier()
     which = tl.arange(0, 2)
     ticket = tickets + tl.where(which == 0, at0, at1)
     drawn = tl.atomic_add(ticket, 1, sem='acq_rel', scope='gpu')
-    last = drawn == tl.where(which == 0, count0, count1) - 1
+    last = (drawn == count0 - 1) & (which == 0)
     tl.store(ticket, 0, mask=last)
-    last = tl.sum(tl.where(last, which + 1, 0), 0)
+    last = tl.sum(tl.where(last, 1, 0), 0) == 1
+    number = tl.sum(tl.where(which == 0, 0, drawn), 0)
     tl.debug_barrier()
-    return last % 2 == 1, last // 2 == 1
+    return last, number
+
+
+@_kernel
+def _wait_for(ticket, count):
+    """Wait until so many have been drawn."""
+    while tl.atomic_add(ticket, 0, sem='acquire', scope='gpu') < count:
+        pass
+    tl.debug_barrier()
+
+
+@_kernel
+def _join(ticket, drawn, TEAM: tl.constexpr):
+    """Wait for the team; returns how many tickets have been drawn by then."""
+    tl.debug_barrier()
+    if TEAM > 1:
+        drawn += TEAM
+        tl.atomic_add(ticket, 1, sem='release', scope='gpu')
+        _wait_for(ticket, drawn)
+    return drawn
+
+
+@_kernel
+def _leave(ticket, drawn, TEAM: tl.constexpr):
+    """The last one of the team sets its ticket to 0."""
+    if TEAM > 1:
+        last = tl.atomic_add(ticket, 1, sem='relaxed',
+                             scope='gpu') == drawn + TEAM - 1
+    else:
+        last = True
+    if last:
+        tl.store(ticket, 0)
 
 
 @_kernel
@@ -1638,23 +1698,21 @@ def _moments_kernel(
         tracked, new_mean, new_var, new_tracked, wi1, bi1, wi2, bi2, wh1, bh1,
         wh2, bh2, N, P, G, frames, U, span, eps, momentum, has_state,
         C: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
-        LAST: tl.constexpr, SPLIT: tl.constexpr, WIDTH: tl.constexpr,
-        TRAINING: tl.constexpr, GROUPED: tl.constexpr):
+        LAST: tl.constexpr, SPLIT: tl.constexpr, TEAM: tl.constexpr,
+        WIDTH: tl.constexpr, TRAINING: tl.constexpr, GROUPED: tl.constexpr):
     """Moments of each row; then the statistics and the relay.
 
     Sums are taken of values less the mean of the first chunk, which is at
     most a few standard deviations from the program's own: nothing cancels.
     `scratch` has the rows' sums of squares about their means (N, G, C), then
-    the units' means, and their sums of squares, (N, G, U, C).
+    the units' means, and their sums of squares, (N, G, U, C); where nothing
+    is split, the team's partial sums instead, else behind them.
     """
-    R: tl.constexpr = C // 4
     TILES: tl.constexpr = C // BLOCK_C
     row, unit, tile, c, offset, first, stop = _place(
         tl.program_id(0), P, frames, U, span, C, BLOCK_C, BLOCK_P, LAST)
     NG = N * G
     pools = saved + 2 * G * C + 2 * NG * C
-    gates = pools + NG * C
-    inner = gates + 4 * NG * C
 
     at, live = _chunk(first, offset, P, C, BLOCK_P, LAST)
     value = tl.load(x + at, mask=live, other=0.).to(tl.float32)
@@ -1675,36 +1733,31 @@ def _moments_kernel(
     m2 = tl.sum(squares, 1) - total * total / size
     m2 = tl.where(m2 < 0, 0., m2)
     m2s = scratch
+    partials = scratch + NG * C
     chunks = frames * tl.cdiv(P, BLOCK_P)
     if SPLIT:
-        units = scratch + NG * C + row * U * C
+        units = partials + row * U * C
+        partials += 2 * NG * U * C
         tl.store(units + unit * C + c, mean)
         tl.store(units + NG * U * C + unit * C + c, m2)
-        if not _is_last(tickets + N + NG + TILES + row * TILES + tile, U):
+        if not _is_last(tickets + N + TILES + row * TILES + tile, U):
             return
         mean, m2 = _merge_moments(units, units + NG * U * C, C, U, span,
                                   chunks, P, c, BLOCK_P)
     tl.store(pools + row * C + c, mean)
     tl.store(m2s + row * C + c, m2)
 
-    of_tile, of_row = _are_last(tickets, N + NG + tile, NG, N + row, TILES)
+    n = row // G
+    of_tile, number = _is_last_and_number(tickets, N + tile, NG, n)
     if of_tile:
         _statistics(saved, pools, m2s, running_mean, running_var, tracked,
                     new_mean, new_var, new_tracked, c, N, G, chunks, P, eps,
                     momentum, tile, C, BLOCK_P, TRAINING, GROUPED)
-    if not of_row:
+    member = number - (G * TILES - TEAM)
+    if member < 0:
         return
-    _hidden_units(pools + row * C, wi1, bi1, inner + row * R, C, C, WIDTH)
-    tl.debug_barrier()
-    _gates_of_input(inner + row * R, wi2, bi2, bh2, gates + row * 4 * C, C,
-                    WIDTH)
-    last = G == 1
-    if not last:
-        last = _is_last(tickets + row // G, G)
-    if not last:
-        return
-    _relay(saved, state, wh1, bh1, wh2, row // G, N, G, has_state, C,
-           WIDTH)
+    _relay(saved, partials, state, wi1, bi1, wi2, bi2, wh1, bh1, wh2, bh2,
+           tickets + n, G * TILES, member, n, N, G, has_state, C, TEAM, WIDTH)
 
 
 @_kernel
@@ -1746,6 +1799,9 @@ def _statistics(saved, pools, m2s, running_mean, running_var, tracked,
 
     A shared one (C,) is moved by each group in turn.
     """
+    # A compiler makes them float64.
+    eps = tl.full((), eps, tl.float32)
+    momentum = tl.full((), momentum, tl.float32)
     size = _positions(0, N * chunks, P, BLOCK_P)  # of a group
     run_mean = tl.load(running_mean + c).to(tl.float32)
     run_var = tl.load(running_var + c).to(tl.float32)
@@ -1782,97 +1838,194 @@ def _statistics(saved, pools, m2s, running_mean, running_var, tracked,
 # what takes the time: several are under way at once, with no store between.
 
 @_kernel
-def _hidden_units(values, weight, bias, units, used, C: tl.constexpr,
-                  WIDTH: tl.constexpr):
-    """units (R,) = ReLU(weight (R, C) values (C,) + bias).
+def _partial_units(values, weight, own, used, C: tl.constexpr,
+                   SLICE: tl.constexpr, WIDTH: tl.constexpr):
+    """(R,): of weight (R, C) times values (C,), what a slice gives.
 
-    `used` of the values, C or 0, count.
+    `used` of its channels, all or 0, count.
     """
     R: tl.constexpr = C // 4
-    BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < C else C
-    r = tl.arange(0, R)
+    BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < SLICE else SLICE
+    weight += tl.arange(0, R)[:, None] * C
     total = tl.zeros((R, BLOCK), tl.float32)
     for first in tl.range(0, used, BLOCK, loop_unroll_factor=4):
-        c = first + tl.arange(0, BLOCK)
-        total += tl.load(weight + r[:, None] * C + c[None, :]).to(
+        c = own + first + tl.arange(0, BLOCK)
+        total += tl.load(weight + c[None, :]).to(
             tl.float32) * tl.load(values + c)[None, :]
-    total = tl.sum(total, 1) + tl.load(bias + r).to(tl.float32)
-    tl.store(units + r, tl.where(total < 0, 0., total))  # NaN stays
+    return tl.sum(total, 1)
 
 
 @_kernel
-def _gate(units, weight, k, first, C: tl.constexpr, BLOCK: tl.constexpr):
-    """Gate k of some channels: a block of weight (4C, R) times units (R,)."""
+def _four_partial_units(values, row0, row1, row2, row3, weight, own,
+                        C: tl.constexpr, SLICE: tl.constexpr,
+                        WIDTH: tl.constexpr):
+    """_partial_units of four rows of values."""
     R: tl.constexpr = C // 4
+    HALF: tl.constexpr = WIDTH // 2
+    BLOCK: tl.constexpr = HALF // R if HALF // R < SLICE else SLICE
+    weight += tl.arange(0, R)[:, None] * C
+    total0 = tl.zeros((R, BLOCK), tl.float32)
+    total1 = tl.zeros((R, BLOCK), tl.float32)
+    total2 = tl.zeros((R, BLOCK), tl.float32)
+    total3 = tl.zeros((R, BLOCK), tl.float32)
+    for first in tl.range(0, SLICE, BLOCK, loop_unroll_factor=4):
+        c = own + first + tl.arange(0, BLOCK)
+        block = tl.load(weight + c[None, :]).to(tl.float32)
+        total0 += block * tl.load(values + row0 * C + c)[None, :]
+        total1 += block * tl.load(values + row1 * C + c)[None, :]
+        total2 += block * tl.load(values + row2 * C + c)[None, :]
+        total3 += block * tl.load(values + row3 * C + c)[None, :]
+    return (tl.sum(total0, 1), tl.sum(total1, 1), tl.sum(total2, 1),
+            tl.sum(total3, 1))
+
+
+@_kernel
+def _store_partial(partials, row, member, partial, R: tl.constexpr,
+                   TEAM: tl.constexpr):
+    tl.store(partials + (row * TEAM + member) * R + tl.arange(0, R), partial)
+
+
+@_kernel
+def _sum_of_team(partials, row, R: tl.constexpr, TEAM: tl.constexpr):
+    """(R,): the sum of the members' partial sums."""
+    at = tl.arange(0, TEAM)[:, None] * R + tl.arange(0, R)[None, :]
+    return tl.sum(tl.load(partials + row * TEAM * R + at), 0)
+
+
+@_kernel
+def _hidden_units(partials, row, bias, units, R: tl.constexpr,
+                  TEAM: tl.constexpr):
+    """ReLU of the sum and the bias (R,); every member writes all of it."""
     r = tl.arange(0, R)
+    total = _sum_of_team(partials, row, R, TEAM) + tl.load(bias + r).to(
+        tl.float32)
+    total = tl.where(total < 0, 0., total)  # NaN stays
+    tl.store(units + row * R + r, total)
+    return total
+
+
+@_kernel
+def _gate_weights(weight, k, first, C: tl.constexpr, BLOCK: tl.constexpr):
+    """Of weight (4C, R): the block for gate k of channels from the first."""
+    R: tl.constexpr = C // 4
     c = k * C + first + tl.arange(0, BLOCK)
-    return tl.load(weight + c[:, None] * R + r[None, :]).to(
-        tl.float32) * tl.load(units + r)[None, :]
+    return tl.load(weight + c[:, None] * R + tl.arange(0, R)[None, :]).to(
+        tl.float32)
 
 
 @_kernel
-def _gates_of_input(units, weight, bias, bias_h, gates, C: tl.constexpr,
-                    WIDTH: tl.constexpr):
-    """The input map's part of the gates, with both maps' biases."""
-    R: tl.constexpr = C // 4
-    BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < C else C
-    for first in range(0, C, BLOCK):
-        c = first + tl.arange(0, BLOCK)
-        i = _gate(units, weight, 0, first, C, BLOCK)
-        f = _gate(units, weight, 1, first, C, BLOCK)
-        g = _gate(units, weight, 2, first, C, BLOCK)
-        o = _gate(units, weight, 3, first, C, BLOCK)
-        b0 = tl.load(bias + c).to(tl.float32)
-        b1 = tl.load(bias + C + c).to(tl.float32)
-        b2 = tl.load(bias + 2 * C + c).to(tl.float32)
-        b3 = tl.load(bias + 3 * C + c).to(tl.float32)
-        b0 += tl.load(bias_h + c).to(tl.float32)
-        b1 += tl.load(bias_h + C + c).to(tl.float32)
-        b2 += tl.load(bias_h + 2 * C + c).to(tl.float32)
-        b3 += tl.load(bias_h + 3 * C + c).to(tl.float32)
-        tl.store(gates + c, tl.sum(i, 1) + b0)
-        tl.store(gates + C + c, tl.sum(f, 1) + b1)
-        tl.store(gates + 2 * C + c, tl.sum(g, 1) + b2)
-        tl.store(gates + 3 * C + c, tl.sum(o, 1) + b3)
+def _gate_bias(bias, bias_h, k, c, C: tl.constexpr):
+    return (tl.load(bias + k * C + c).to(tl.float32)
+            + tl.load(bias_h + k * C + c).to(tl.float32))
 
 
 @_kernel
-def _relay(saved, state, wh1, bh1, wh2, n, N, G, has_state,
-           C: tl.constexpr, WIDTH: tl.constexpr):
-    """The steps of clip n, from the input map's part of their gates on."""
+def _gates_of_input(gates, row, c, units, i, f, g, o, bias_i, bias_f, bias_g,
+                    bias_o, C: tl.constexpr):
+    """The input map's part of a row's gates, with both maps' biases."""
+    gates += row * 4 * C + c
+    units = units[None, :]
+    tl.store(gates, tl.sum(i * units, 1) + bias_i)
+    tl.store(gates + C, tl.sum(f * units, 1) + bias_f)
+    tl.store(gates + 2 * C, tl.sum(g * units, 1) + bias_g)
+    tl.store(gates + 3 * C, tl.sum(o * units, 1) + bias_o)
+
+
+@_kernel
+def _relay(saved, partials, state, wi1, bi1, wi2, bi2, wh1, bh1, wh2, bh2,
+           ticket, drawn, member, n, N, G, has_state, C: tl.constexpr,
+           TEAM: tl.constexpr, WIDTH: tl.constexpr):
+    """What a member of its team does for clip n, `drawn` tickets before.
+
+    The input map is that of four steps at once, to read its weights once;
+    beyond the last step, it again. `partials` has room for the hidden units
+    of both maps, (N, G, TEAM, R) each.
+    """
     R: tl.constexpr = C // 4
-    BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < C else C
+    SLICE: tl.constexpr = C // TEAM
+    BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < SLICE else SLICE
+    HALF: tl.constexpr = WIDTH // 2 // R if WIDTH // 2 // R < SLICE else SLICE
     NG = N * G
     scales = saved + 2 * G * C
     shifts = scales + NG * C
-    gates = shifts + 2 * NG * C
-    inner_h = gates + 4 * NG * C + NG * R
+    pools = shifts + NG * C
+    gates = pools + NG * C
+    inner = gates + 4 * NG * C
+    inner_h = inner + NG * R
+    partials_h = partials + NG * TEAM * R
+    own = member * SLICE
+    drawn = tl.full((), drawn, tl.int32)  # to a compiler, a constant
+    # The first step's, before others have come.
+    _store_partial(partials_h, n * G, member, _partial_units(
+        state + n * C, wh1, own, has_state * SLICE, C, SLICE, WIDTH), R, TEAM)
+    if TEAM > 1:
+        _wait_for(ticket, drawn)
+    for first in range(0, G, 4):
+        row0 = n * G + first
+        row1 = n * G + tl.minimum(first + 1, G - 1)
+        row2 = n * G + tl.minimum(first + 2, G - 1)
+        row3 = n * G + tl.minimum(first + 3, G - 1)
+        units0, units1, units2, units3 = _four_partial_units(
+            pools, row0, row1, row2, row3, wi1, own, C, SLICE, WIDTH)
+        _store_partial(partials, row0, member, units0, R, TEAM)
+        _store_partial(partials, row1, member, units1, R, TEAM)
+        _store_partial(partials, row2, member, units2, R, TEAM)
+        _store_partial(partials, row3, member, units3, R, TEAM)
+    drawn = _join(ticket, drawn, TEAM)
+    for first in range(0, G, 4):
+        row0 = n * G + first
+        row1 = n * G + tl.minimum(first + 1, G - 1)
+        row2 = n * G + tl.minimum(first + 2, G - 1)
+        row3 = n * G + tl.minimum(first + 3, G - 1)
+        units0 = _hidden_units(partials, row0, bi1, inner, R, TEAM)
+        units1 = _hidden_units(partials, row1, bi1, inner, R, TEAM)
+        units2 = _hidden_units(partials, row2, bi1, inner, R, TEAM)
+        units3 = _hidden_units(partials, row3, bi1, inner, R, TEAM)
+        for c0 in range(own, own + SLICE, HALF):
+            c = c0 + tl.arange(0, HALF)
+            i = _gate_weights(wi2, 0, c0, C, HALF)
+            f = _gate_weights(wi2, 1, c0, C, HALF)
+            g = _gate_weights(wi2, 2, c0, C, HALF)
+            o = _gate_weights(wi2, 3, c0, C, HALF)
+            bias_i = _gate_bias(bi2, bh2, 0, c, C)
+            bias_f = _gate_bias(bi2, bh2, 1, c, C)
+            bias_g = _gate_bias(bi2, bh2, 2, c, C)
+            bias_o = _gate_bias(bi2, bh2, 3, c, C)
+            _gates_of_input(gates, row0, c, units0, i, f, g, o, bias_i,
+                            bias_f, bias_g, bias_o, C)
+            _gates_of_input(gates, row1, c, units1, i, f, g, o, bias_i,
+                            bias_f, bias_g, bias_o, C)
+            _gates_of_input(gates, row2, c, units2, i, f, g, o, bias_i,
+                            bias_f, bias_g, bias_o, C)
+            _gates_of_input(gates, row3, c, units3, i, f, g, o, bias_i,
+                            bias_f, bias_g, bias_o, C)
+    tl.debug_barrier()
+
     for s in range(G):
         row = n * G + s
         if s > 0:
-            _hidden_units(scales + (row - 1) * C, wh1, bh1, inner_h + row * R,
-                          C, C, WIDTH)
-        else:
-            _hidden_units(state + n * C, wh1, bh1, inner_h + row * R,
-                          has_state * C, C, WIDTH)
-        tl.debug_barrier()
-        for first in range(0, C, BLOCK):
-            c = first + tl.arange(0, BLOCK)
+            _store_partial(partials_h, row, member, _partial_units(
+                scales + (row - 1) * C, wh1, own, SLICE, C, SLICE, WIDTH), R,
+                TEAM)
+            drawn = _join(ticket, drawn, TEAM)
+        units = _hidden_units(partials_h, row, bh1, inner_h, R, TEAM)[None, :]
+        for c0 in range(own, own + SLICE, BLOCK):
+            c = c0 + tl.arange(0, BLOCK)
             gate = gates + row * 4 * C + c
-            i = _gate(inner_h + row * R, wh2, 0, first, C, BLOCK)
-            f = _gate(inner_h + row * R, wh2, 1, first, C, BLOCK)
-            g = _gate(inner_h + row * R, wh2, 2, first, C, BLOCK)
-            o = _gate(inner_h + row * R, wh2, 3, first, C, BLOCK)
+            i = _gate_weights(wh2, 0, c0, C, BLOCK)
+            f = _gate_weights(wh2, 1, c0, C, BLOCK)
+            g = _gate_weights(wh2, 2, c0, C, BLOCK)
+            o = _gate_weights(wh2, 3, c0, C, BLOCK)
             gate_i = tl.load(gate)
             gate_f = tl.load(gate + C)
             gate_g = tl.load(gate + 2 * C)
             gate_o = tl.load(gate + 3 * C)
             before = _shift_before(shifts, state, row, s, n, c, N, has_state,
                                    C)
-            i = tl.sigmoid(gate_i + tl.sum(i, 1))
-            f = tl.sigmoid(gate_f + tl.sum(f, 1))
-            g = 2 * tl.sigmoid(2 * (gate_g + tl.sum(g, 1))) - 1  # tanh
-            o = tl.sigmoid(gate_o + tl.sum(o, 1))
+            i = tl.sigmoid(gate_i + tl.sum(i * units, 1))
+            f = tl.sigmoid(gate_f + tl.sum(f * units, 1))
+            g = 2 * tl.sigmoid(2 * (gate_g + tl.sum(g * units, 1))) - 1  # tanh
+            o = tl.sigmoid(gate_o + tl.sum(o * units, 1))
             shift = f * before + i * g
             tl.debug_barrier()  # all threads have read the gates
             tl.store(gate, i)
@@ -1882,6 +2035,7 @@ def _relay(saved, state, wh1, bh1, wh2, n, N, G, has_state,
             tl.store(shifts + row * C + c, shift)
             tl.store(scales + row * C + c, o * tl.sigmoid(shift))
         tl.debug_barrier()
+    _leave(ticket, drawn, TEAM)
 
 
 @_kernel
@@ -1941,7 +2095,8 @@ def _gradient_sums_kernel(
         wi2, bi2, wh1, bh1, wh2, bh2, N, P, G, frames, U, span, has_state,
         has_grad_state, C: tl.constexpr, BLOCK_C: tl.constexpr,
         BLOCK_P: tl.constexpr, LAST: tl.constexpr, SPLIT: tl.constexpr,
-        WIDTH: tl.constexpr, TRAINING: tl.constexpr, RELU: tl.constexpr):
+        TEAM: tl.constexpr, WIDTH: tl.constexpr, TRAINING: tl.constexpr,
+        RELU: tl.constexpr):
     """Gradients of scales and shifts; then what they give backwards.
 
     The gradient of the state (2, N, C) is left in `carry`, which may be the
@@ -1949,7 +2104,8 @@ def _gradient_sums_kernel(
     gradients of x and of the weights are made of: slopes and levels of the
     groups (G, C); levels of the rows, gradients of scales and of shifts
     (N, G, C); of gates (N, G, 4C); of both maps' hidden units (N, G, C / 4);
-    and at last the sums of the units, twice (N, G, U, C).
+    the sums of the units, where rows are split, twice (N, G, U, C); and the
+    team's partial sums, twice (N, G, TEAM, C / 4).
     """
     R: tl.constexpr = C // 4
     TILES: tl.constexpr = C // BLOCK_C
@@ -1971,27 +2127,30 @@ def _gradient_sums_kernel(
         sum2 += tl.where(live, up * value, 0.)
     total1 = tl.sum(sum1, 1)
     total2 = tl.sum(sum2, 1)
+    partials = grad_shifts + (5 * C + 2 * R) * NG
     if SPLIT:
-        units = grad_shifts + (5 * C + 2 * R) * NG + row * U * C
+        units = partials + row * U * C
+        partials += 2 * NG * U * C
         tl.store(units + unit * C + c, total1)
         tl.store(units + NG * U * C + unit * C + c, total2)
-        if not _is_last(tickets + N + NG + TILES + row * TILES + tile, U):
+        if not _is_last(tickets + N + TILES + row * TILES + tile, U):
             return
         total1, total2 = _sums_of_units(units, units + NG * U * C, U, c, C)
     rstd = tl.load(saved + (G + row % G) * C + c)
     tl.store(grad_shifts + row * C + c, total1)
     tl.store(grad_scales + row * C + c, total2 * rstd)
 
-    of_tile, of_clip = _are_last(tickets, N + NG + tile, NG, row // G,
-                                 G * TILES)
+    n = row // G
+    of_tile, number = _is_last_and_number(tickets, N + tile, NG, n)
     if of_tile:
         _gradient_of_statistics(saved, slopes, grad_scales, grad_shifts, c, N,
                                 G, frames * P, C, TRAINING)
-    if not of_clip:
+    member = number - (G * TILES - TEAM)
+    if member < 0:
         return
-    _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
-                    wh2, row // G, N, G, frames * P, has_state,
-                    has_grad_state, C, WIDTH)
+    _relay_gradient(saved, scratch, partials, state, grad_state, carry, wi1,
+                    wi2, wh1, wh2, tickets + n, G * TILES, member, n, N, G,
+                    frames * P, has_state, has_grad_state, C, TEAM, WIDTH)
 
 
 @_kernel
@@ -2038,12 +2197,16 @@ def _gradient_of_statistics(saved, slopes, grad_scales, grad_shifts, c, N, G,
 
 
 @_kernel
-def _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
-                    wh2, n, N, G, size, has_state, has_grad_state,
-                    C: tl.constexpr, WIDTH: tl.constexpr):
-    """The steps of clip n backwards; then the input map, of all steps."""
+def _relay_gradient(saved, scratch, partials, state, grad_state, carry, wi1,
+                    wi2, wh1, wh2, ticket, drawn, member, n, N, G, size,
+                    has_state, has_grad_state, C: tl.constexpr,
+                    TEAM: tl.constexpr, WIDTH: tl.constexpr):
+    """The steps of clip n backwards; then the input map, of all steps.
+
+    A member of its team has a slice of the channels, as in :func:`_relay`.
+    """
     R: tl.constexpr = C // 4
-    BLOCK: tl.constexpr = 128 if C > 128 else C
+    SLICE: tl.constexpr = C // TEAM
     NG = N * G
     scales = saved + 2 * G * C
     shifts = scales + NG * C
@@ -2056,16 +2219,15 @@ def _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
     grad_gates = grad_shifts + NG * C
     grad_inner = grad_gates + 4 * NG * C
     grad_inner_h = grad_inner + NG * R
-    c = tl.arange(0, C)
-    r = tl.arange(0, R)
-    carry_h = carry + n * C
-    carry_c = carry + (N + n) * C
+    partials_h = partials + NG * TEAM * R
+    own = member * SLICE
+    drawn = tl.full((), drawn, tl.int32)
+    c = own + tl.arange(0, SLICE)
     given = c < has_grad_state * C
-    tl.store(carry_h + c, tl.load(grad_state + n * C + c, mask=given,
-                                  other=0.))
-    tl.store(carry_c + c, tl.load(grad_state + (N + n) * C + c, mask=given,
-                                  other=0.))
-    tl.debug_barrier()
+    carry_h = tl.load(grad_state + n * C + c, mask=given, other=0.)
+    carry_c = tl.load(grad_state + (N + n) * C + c, mask=given, other=0.)
+    if TEAM > 1:
+        _wait_for(ticket, drawn)
     for step in range(G):
         s = G - 1 - step
         row = n * G + s
@@ -2076,56 +2238,107 @@ def _relay_gradient(saved, scratch, state, grad_state, carry, wi1, wi2, wh1,
         o = tl.load(gates + gate + 3 * C)
         squashed = tl.sigmoid(tl.load(shifts + row * C + c))
         before = _shift_before(shifts, state, row, s, n, c, N, has_state, C)
-        gh = tl.load(grad_scales + row * C + c) + tl.load(carry_h + c)
-        gc = tl.load(grad_shifts + row * C + c) + tl.load(carry_c + c)
+        gh = tl.load(grad_scales + row * C + c) + carry_h
+        gc = tl.load(grad_shifts + row * C + c) + carry_c
         gc += gh * o * squashed * (1 - squashed)
         tl.store(grad_gates + gate, gc * g * i * (1 - i))
         tl.store(grad_gates + gate + C, gc * before * f * (1 - f))
         tl.store(grad_gates + gate + 2 * C, gc * i * (1 - g * g))
         tl.store(grad_gates + gate + 3 * C, gh * squashed * o * (1 - o))
-        tl.debug_barrier()  # the carry has been read
-        tl.store(carry_c + c, gc * f)
-        up = _times_transposed(grad_gates + row * 4 * C, wh2, 0, 4 * C, R, R,
-                               WIDTH)
-        _store_relu_gradient(grad_inner_h, inner_h, row, r, up, R)
+        carry_c = gc * f
+        tl.debug_barrier()
+        _store_partial(partials_h, row, member, _partial_by_gates(
+            grad_gates + row * 4 * C, wh2, own, C, SLICE, WIDTH), R, TEAM)
+        drawn = _join(ticket, drawn, TEAM)
+        _store_relu_gradient(grad_inner_h, inner_h, partials_h, row, R, TEAM)
         tl.debug_barrier()
         if (s > 0) | (has_state != 0):
-            for first in range(0, C, BLOCK):
-                tl.store(carry_h + first + tl.arange(0, BLOCK),
-                         _times_transposed(grad_inner_h + row * R, wh1, first,
-                                           R, BLOCK, C, WIDTH))
-        tl.debug_barrier()
+            carry_h = _times_transposed(grad_inner_h + row * R, wh1, own, R,
+                                        SLICE, C, WIDTH)
+    tl.store(carry + n * C + c, carry_h)
+    tl.store(carry + (N + n) * C + c, carry_c)
 
-    # Four steps at once; beyond the last one, it again.
     for first in range(0, G, 4):
         row0 = n * G + first
         row1 = n * G + tl.minimum(first + 1, G - 1)
         row2 = n * G + tl.minimum(first + 2, G - 1)
         row3 = n * G + tl.minimum(first + 3, G - 1)
-        up0, up1, up2, up3 = _four_times_transposed(
-            grad_gates, row0, row1, row2, row3, wi2, 0, 4 * C, R, R,
-            WIDTH)
-        _store_relu_gradient(grad_inner, inner, row0, r, up0, R)
-        _store_relu_gradient(grad_inner, inner, row1, r, up1, R)
-        _store_relu_gradient(grad_inner, inner, row2, r, up2, R)
-        _store_relu_gradient(grad_inner, inner, row3, r, up3, R)
+        up0, up1, up2, up3 = _four_partials_by_gates(
+            grad_gates, row0, row1, row2, row3, wi2, own, C, SLICE, WIDTH)
+        _store_partial(partials, row0, member, up0, R, TEAM)
+        _store_partial(partials, row1, member, up1, R, TEAM)
+        _store_partial(partials, row2, member, up2, R, TEAM)
+        _store_partial(partials, row3, member, up3, R, TEAM)
+    drawn = _join(ticket, drawn, TEAM)
+    for first in range(0, G, 4):
+        row0 = n * G + first
+        row1 = n * G + tl.minimum(first + 1, G - 1)
+        row2 = n * G + tl.minimum(first + 2, G - 1)
+        row3 = n * G + tl.minimum(first + 3, G - 1)
+        _store_relu_gradient(grad_inner, inner, partials, row0, R, TEAM)
+        _store_relu_gradient(grad_inner, inner, partials, row1, R, TEAM)
+        _store_relu_gradient(grad_inner, inner, partials, row2, R, TEAM)
+        _store_relu_gradient(grad_inner, inner, partials, row3, R, TEAM)
         tl.debug_barrier()
-        for c0 in range(0, C, BLOCK):
-            at = c0 + tl.arange(0, BLOCK)
-            pool0, pool1, pool2, pool3 = _four_times_transposed(
-                grad_inner, row0, row1, row2, row3, wi1, c0, R, BLOCK, C,
-                WIDTH)
-            tl.store(levels + row0 * C + at, pool0 / size)
-            tl.store(levels + row1 * C + at, pool1 / size)
-            tl.store(levels + row2 * C + at, pool2 / size)
-            tl.store(levels + row3 * C + at, pool3 / size)
+        pool0, pool1, pool2, pool3 = _four_times_transposed(
+            grad_inner, row0, row1, row2, row3, wi1, own, R, SLICE, C, WIDTH)
+        tl.store(levels + row0 * C + c, pool0 / size)
+        tl.store(levels + row1 * C + c, pool1 / size)
+        tl.store(levels + row2 * C + c, pool2 / size)
+        tl.store(levels + row3 * C + c, pool3 / size)
+    _leave(ticket, drawn, TEAM)
 
 
 @_kernel
-def _store_relu_gradient(grads, units, row, r, up, R: tl.constexpr):
-    """Of the hidden units of one row: what ReLU lets pass."""
+def _store_relu_gradient(grads, units, partials, row, R: tl.constexpr,
+                         TEAM: tl.constexpr):
+    """Of the hidden units of one row: what ReLU lets pass of the sum.
+
+    Every member writes all of it.
+    """
+    r = tl.arange(0, R)
+    up = _sum_of_team(partials, row, R, TEAM)
     u = tl.load(units + row * R + r)
     tl.store(grads + row * R + r, tl.where(u <= 0, 0., up))
+
+
+@_kernel
+def _partial_by_gates(values, weight, own, C: tl.constexpr,
+                      SLICE: tl.constexpr, WIDTH: tl.constexpr):
+    """(R,): of values (4C,) times weight (4C, R), what a slice gives."""
+    R: tl.constexpr = C // 4
+    BLOCK: tl.constexpr = WIDTH // R if WIDTH // R < SLICE else SLICE
+    total = tl.zeros((BLOCK, R), tl.float32)
+    for c0 in range(own, own + SLICE, BLOCK):
+        for k in tl.static_range(4):
+            c = k * C + c0 + tl.arange(0, BLOCK)
+            total += _gate_weights(weight, k, c0, C, BLOCK) * tl.load(
+                values + c)[:, None]
+    return tl.sum(total, 0)
+
+
+@_kernel
+def _four_partials_by_gates(values, row0, row1, row2, row3, weight, own,
+                            C: tl.constexpr, SLICE: tl.constexpr,
+                            WIDTH: tl.constexpr):
+    """_partial_by_gates of four rows of values."""
+    R: tl.constexpr = C // 4
+    HALF: tl.constexpr = WIDTH // 2
+    BLOCK: tl.constexpr = HALF // R if HALF // R < SLICE else SLICE
+    total0 = tl.zeros((BLOCK, R), tl.float32)
+    total1 = tl.zeros((BLOCK, R), tl.float32)
+    total2 = tl.zeros((BLOCK, R), tl.float32)
+    total3 = tl.zeros((BLOCK, R), tl.float32)
+    for c0 in range(own, own + SLICE, BLOCK):
+        for k in tl.static_range(4):
+            at = values + k * C + c0 + tl.arange(0, BLOCK)
+            block = _gate_weights(weight, k, c0, C, BLOCK)
+            total0 += block * tl.load(at + row0 * 4 * C)[:, None]
+            total1 += block * tl.load(at + row1 * 4 * C)[:, None]
+            total2 += block * tl.load(at + row2 * 4 * C)[:, None]
+            total3 += block * tl.load(at + row3 * 4 * C)[:, None]
+    return (tl.sum(total0, 0), tl.sum(total1, 0), tl.sum(total2, 0),
+            tl.sum(total3, 0))
 
 
 @_kernel

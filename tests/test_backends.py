@@ -6,11 +6,14 @@ here runs the cases named 'interpreted' in a process of their own.
 """
 import contextlib
 import copy
+import functools
 import importlib.util
+import inspect
 import logging
 import os
 import subprocess
 import sys
+import threading
 from typing import NamedTuple, Tuple
 
 import pytest
@@ -278,6 +281,69 @@ def test_a_layer(case, device, backend):
             limit = 2 * ROUNDING[case.relay_dtype]
         assert relative_error(value, expected[name]) <= limit, name
     assert got['num_batches_tracked'] == case.training
+
+
+@pytest.fixture
+def programs_at_once(monkeypatch):
+    """Let the interpreter run a kernel's programs in threads, all at once.
+
+    Gives the set of the kernels' TEAM.
+    """
+    from triton.runtime import interpreter
+    programs, teams, current = [], set(), threading.local()
+
+    def run_in_thread(function):
+        @functools.wraps(function)
+        def start(**arguments):
+            index = interpreter.interpreter_builder.grid_idx
+            teams.add(arguments.get('TEAM', 1))
+
+            def program():
+                current.index = index
+                function(**arguments)
+
+            programs.append(threading.Thread(target=program, daemon=True))
+            programs[-1].start()
+            if index[0] + 1 == interpreter.interpreter_builder.grid_dim[0]:
+                for thread in programs:
+                    thread.join(60)
+                    assert not thread.is_alive(), 'programs wait for ever'
+                programs.clear()
+        start.__signature__ = inspect.signature(function)
+        return start
+
+    create = interpreter.GridExecutor.__init__
+    patch = interpreter._patch_lang
+    monkeypatch.setattr(
+        interpreter.GridExecutor, '__init__', lambda self, fn, *args,
+        **kwargs: create(self, run_in_thread(fn), *args, **kwargs))
+    monkeypatch.setattr(interpreter, '_patch_lang', lambda fn: patch(
+        getattr(fn, '__wrapped__', fn)))
+    monkeypatch.setattr(
+        interpreter.InterpreterBuilder, 'grid_idx', property(
+            lambda self: current.index,
+            lambda self, index: setattr(current, 'index', index)),
+        raising=False)
+    monkeypatch.setattr(resnet_dnr, '_num_processors', lambda device: 64)
+    resnet_dnr._plan.cache_clear()
+    yield teams
+    resnet_dnr._plan.cache_clear()
+
+
+@pytest.mark.skipif(not INTERPRETED, reason='elsewhere, they are')
+@pytest.mark.parametrize('case', [
+    Case(channels=256, n_segment=2, size=(1, 2)),
+    Case(channels=256, clips=1, n_segment=5, num_groups=5, size=(1, 2),
+         relu=True, state=True, layout='channels last')],
+    ids=['two clips', '5 groups'])
+@pytest.mark.parametrize('device, backend', [INTERPRETER])
+def test_a_team_of_programs(case, device, backend, programs_at_once):
+    layer = build_layer(case, backend, device)
+    upstream = upstream_gradients(case, layer)
+    expected = run_layer(exact(*layer), upstream)
+    for name, value in run_layer(layer, upstream).items():
+        assert relative_error(value, expected[name]) <= 1e-5, name
+    assert programs_at_once == {1, 4}
 
 
 @pytest.mark.skipif(INTERPRETED, reason='not of the kernels')
