@@ -1098,13 +1098,16 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
         span = -(-chunks // max(1, programs // (rows * tiles)))
         return -(-chunks // span), span
 
-    # Sums: two programs for each processor of a large GPU, with long runs.
+    # Sums: about two programs for each processor of a large GPU, with long
+    # runs.
     units, span = split(256)
     sums = (rows * units * tiles, 1, 1), (N, P, G, frames, units, span)
     constants = (C, *tile, last)
     # The relay's programs are few, and large weights need many threads, and
     # more than one processor, to be read. Programs that wait for one another
-    # must find room at one time: half of the processors are left to others.
+    # must find room at one time. They have half of the processors, so that
+    # two such kernels at once always do; more rely on a GPU to begin all
+    # programs of one kernel before those of the next.
     warps = 8 if C < 256 else 16
     team = 1
     while (C >= 256 and team < C // 64
@@ -1191,9 +1194,7 @@ class _Launch:
     """
 
     def __init__(self, kernel, grid, numbers, constants, warps=8):
-        # So that a processor has room for 512 threads.
-        self.options = dict(num_warps=warps, maxnreg=128)
-        self.kernel, self.grid = kernel, grid
+        self.kernel, self.grid, self.warps = kernel, grid, warps
         self.numbers, self.constants = numbers, constants
         self.compiled = None
 
@@ -1224,26 +1225,28 @@ class _Launch:
                          compiled.packed_metadata, None, None, None,
                          *pointers, *self.numbers, *flags, *self.constants)
             return
+        # Registers for 512 threads on a processor.
         compiled = self.launch(self.kernel, plan, tensors, weights, flags,
-                               **self.options)
+                               maxnreg=128)
         if aligned:
             self.compiled = compiled
 
     def launch(self, kernel, plan, tensors, weights, flags, **options):
-        """Launch it through Triton, or what stands for the kernel there."""
+        """Launch `kernel`, it or what a compiler sees in its place."""
         if len(weights) == 1:
             weights = [weights[0][offset:] for offset in plan.offsets]
         return kernel[self.grid](
             *tensors, *weights, *self.numbers, *flags, *self.constants,
-            **options)
+            num_warps=self.warps, **options)
 
     def launch_visibly(self, plan, tensors, weights, flags):
-        """Launch it so that a compiler sees it; or in the interpreter."""
+        """Launch it so that a compiler sees it; or in the interpreter.
+
+        The compiler of torch 2.11 does not take maxnreg.
+        """
         kernel = self.kernel
         if not INTERPRETED:
-            # The one way in which a compiler takes all options.
-            kernel = torch.library.wrap_triton(triton.autotune(
-                [triton.Config({}, **self.options)], key=[])(kernel))
+            kernel = torch.library.wrap_triton(kernel)
         elif isinstance(tensors[0], torch._subclasses.FakeTensor):
             return
         self.launch(kernel, plan, tensors, weights, flags)
@@ -1257,7 +1260,7 @@ def _workspace(plan, device, stream, alone):
 
     The kernels of a stream run one after another and leave the tickets as
     they were, so that all share one workspace. What is captured in a CUDA
-    graph may run beside them: `alone` is one of its own.
+    graph, or compiled, may run beside them: with `alone` it gets its own.
     """
     tickets, scratch = _workspaces.get((device, stream), (None, None))
     if alone or tickets is None or tickets.numel() < plan.tickets:
@@ -1298,10 +1301,10 @@ def _triton_forward(plan, x, state, weights, running, updated, traced=False):
         tuple: out, the state after the last step, and what the backward pass
         needs.
     """
-    if (not traced and x.is_cuda
-            and x.device.index != torch.cuda.current_device()):
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
         with torch.cuda.device(x.device):  # where Triton launches
-            return _triton_forward(plan, x, state, weights, running, updated)
+            return _triton_forward(plan, x, state, weights, running, updated,
+                                   traced)
     weights = [weight.contiguous() for weight in weights]
     if plan.copy:
         x = x.contiguous(memory_format=plan.memory_format)
@@ -1334,14 +1337,14 @@ def _triton_gradients(plan, grad_out, grad_state, x, state, weights, saved,
             takes and gives them.
 
     Returns:
-        tuple: the gradients of x; of the state, (2, N, C), or None; and of
-        all weights in one vector.
+        tuple: the gradients of x; of the state, (2, N, C), or, without one,
+        None (a tensor that says nothing, if traced); and of all weights in
+        one vector.
     """
-    if (not traced and x.is_cuda
-            and x.device.index != torch.cuda.current_device()):
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
         with torch.cuda.device(x.device):
             return _triton_gradients(plan, grad_out, grad_state, x, state,
-                                     weights, saved)
+                                     weights, saved, traced)
     weights = [weight.contiguous() for weight in weights]
     if plan.copy:
         x = x.contiguous(memory_format=plan.memory_format)
@@ -1671,7 +1674,10 @@ def _wait_for(ticket, count):
 
 @_kernel
 def _join(ticket, drawn, TEAM: tl.constexpr):
-    """Wait for the team; returns how many tickets have been drawn by then."""
+    """Wait for the team; returns how many tickets have been drawn by then.
+
+    Where a team is one program, its threads wait for one another.
+    """
     tl.debug_barrier()
     if TEAM > 1:
         drawn += TEAM
@@ -1702,8 +1708,8 @@ def _moments_kernel(
         WIDTH: tl.constexpr, TRAINING: tl.constexpr, GROUPED: tl.constexpr):
     """Moments of each row; then the statistics and the relay.
 
-    Sums are taken of values less the mean of the first chunk, which is at
-    most a few standard deviations from the program's own: nothing cancels.
+    Sums are taken of values less the mean of the first of K chunks, which is
+    at most sqrt(K) standard deviations from that of all: little cancels.
     `scratch` has the rows' sums of squares about their means (N, G, C), then
     the units' means, and their sums of squares, (N, G, U, C); where nothing
     is split, the team's partial sums instead, else behind them.
@@ -1765,8 +1771,8 @@ def _merge_moments(means, m2s, stride, count, span, chunks, P, c,
                    BLOCK_P: tl.constexpr):
     """Mean and sum of squares about it of parts, `count` of span chunks.
 
-    The last part ends at `chunks`. As in a program, sums are about a mean
-    that is close to all, that of the first part.
+    The last part ends at `chunks`. As in a program, sums are about the mean
+    of the first.
     """
     BLOCK: tl.constexpr = 16
     about = tl.load(means + c)
@@ -1935,11 +1941,11 @@ def _gates_of_input(gates, row, c, units, i, f, g, o, bias_i, bias_f, bias_g,
 def _relay(saved, partials, state, wi1, bi1, wi2, bi2, wh1, bh1, wh2, bh2,
            ticket, drawn, member, n, N, G, has_state, C: tl.constexpr,
            TEAM: tl.constexpr, WIDTH: tl.constexpr):
-    """What a member of its team does for clip n, `drawn` tickets before.
+    """What a member of its team does for clip n, after `drawn` tickets.
 
-    The input map is that of four steps at once, to read its weights once;
-    beyond the last step, it again. `partials` has room for the hidden units
-    of both maps, (N, G, TEAM, R) each.
+    The input map is that of four steps at once, which read its weights once;
+    where fewer are left, the last one is repeated. `partials` has room for
+    the hidden units of both maps, (N, G, TEAM, R) each.
     """
     R: tl.constexpr = C // 4
     SLICE: tl.constexpr = C // TEAM
@@ -1954,7 +1960,8 @@ def _relay(saved, partials, state, wi1, bi1, wi2, bi2, wh1, bh1, wh2, bh2,
     inner_h = inner + NG * R
     partials_h = partials + NG * TEAM * R
     own = member * SLICE
-    drawn = tl.full((), drawn, tl.int32)  # to a compiler, a constant
+    # A constant, as a compiler may make it, cannot change in a loop.
+    drawn = tl.full((), drawn, tl.int32)
     # The first step's, before others have come.
     _store_partial(partials_h, n * G, member, _partial_units(
         state + n * C, wh1, own, has_state * SLICE, C, SLICE, WIDTH), R, TEAM)

@@ -330,9 +330,10 @@ def programs_at_once(monkeypatch):
     resnet_dnr._plan.cache_clear()
 
 
-@pytest.mark.skipif(not INTERPRETED, reason='elsewhere, they are')
+@pytest.mark.skipif(not INTERPRETED, reason='on a GPU, they run at once')
 @pytest.mark.parametrize('case', [
-    Case(channels=256, n_segment=2, size=(1, 2)),
+    # Rows are shared by programs, too.
+    Case(channels=256, n_segment=2, size=(9, 9), layout='channels last'),
     Case(channels=256, clips=1, n_segment=5, num_groups=5, size=(1, 2),
          relu=True, state=True, layout='channels last')],
     ids=['two clips', '5 groups'])
@@ -932,12 +933,13 @@ def kernels_launched(monkeypatch):
 class ThreeLayers(nn.Module):
     """Cross-temporal and cross-layer normalization, the cell used twice."""
 
-    def __init__(self, backend):
+    def __init__(self, channels, backend):
         super().__init__()
-        self.first = CrossLayerNorm(64, 4, relu=True, backend=backend)
-        self.second = CrossTemporalNorm(64, 4, 2, 'grouped', backend=backend)
-        self.third = CrossLayerNorm(64, 4, backend=backend)
-        self.relay = RelayCell(64)
+        self.first = CrossLayerNorm(channels, 4, relu=True, backend=backend)
+        self.second = CrossTemporalNorm(channels, 4, 2, 'grouped',
+                                        backend=backend)
+        self.third = CrossLayerNorm(channels, 4, backend=backend)
+        self.relay = RelayCell(channels)
 
     def forward(self, x):
         weights = self.relay.gathered_weights()
@@ -947,16 +949,19 @@ class ThreeLayers(nn.Module):
 
 
 @on_triton
+@pytest.mark.parametrize('channels, compiler', [
+    (64, 'aot_eager'), *([] if INTERPRETED else [
+        (512, 'aot_eager'), (512, 'inductor')])])
 @pytest.mark.parametrize('training', [True, False])
-def test_the_operator_that_compilers_see(device, backend, training,
-                                         monkeypatch):
+def test_the_operator_that_compilers_see(device, backend, training, channels,
+                                         compiler, monkeypatch):
     """The kernels as one operator: what it takes, gives and derives."""
     launched = kernels_launched(monkeypatch)
-    model = ThreeLayers(backend).to(device).train(training)
+    model = ThreeLayers(channels, backend).to(device).train(training)
     compiled = copy.deepcopy(model)
     torch._dynamo.reset()
-    compiled.compile(fullgraph=True, backend='aot_eager')
-    x = torch.randn(8, 64, 2, 3, device=device)
+    compiled.compile(fullgraph=True, backend=compiler)
+    x = torch.randn(8, channels, 2, 3, device=device)
     upstream = torch.randn_like(x)
     results = []
     for network in (model, compiled):
@@ -1035,8 +1040,11 @@ def test_on_a_device_that_is_not_current(device, backend):
 
 
 @on_cuda_paths
-def test_on_another_stream(device, backend):
-    case = Case(clips=17, size=(20, 20))
+@pytest.mark.parametrize('case', [
+    Case(clips=17, size=(20, 20)),
+    Case(clips=3, channels=512, size=(20, 20))],
+    ids=['64 channels', '512 channels'])
+def test_on_another_stream(case, device, backend):
     layer = build_layer(case, backend, device)
     upstream = upstream_gradients(case, layer)
     other = copy.deepcopy(layer[:2]) + layer[2:]
@@ -1049,6 +1057,46 @@ def test_on_another_stream(device, backend):
     stream.synchronize()
     for name, value in expected.items():
         assert torch.equal(got[name], value), name
+
+
+@on_cuda
+def test_two_streams_at_once(device):
+    """Programs that wait for one another find room beside others' kernels."""
+    case = Case(clips=8, channels=512, size=(7, 7), layout='channels last')
+    layer = build_layer(case, 'triton', device)
+    upstream = upstream_gradients(case, layer)
+    layers = [copy.deepcopy(layer[:2]) + layer[2:] for _ in range(2)]
+    streams = [torch.cuda.Stream() for _ in layers]
+    expected = run_layer(layer, upstream)
+    results = []
+    torch.cuda.synchronize()
+    for _ in range(20):
+        for stream, other in zip(streams, layers):
+            with torch.cuda.stream(stream):
+                results.append(run_layer(other, upstream))
+    torch.cuda.synchronize()
+    for got in results:
+        for name, value in expected.items():
+            if not name.startswith(('running', 'num')):
+                assert torch.equal(got[name], value), name
+
+
+@on_cuda_paths
+def test_cuda_graph_of_layers(device, backend):
+    model = ThreeLayers(512, backend).to(device)
+    x = torch.randn(8, 512, 7, 7, device=device)
+    expected = copy.deepcopy(model)
+    graphed = torch.cuda.make_graphed_callables(model, (x, ))
+    for _ in range(2):
+        x = x.flip(0)
+        y, y0 = graphed(x), expected(x)
+        assert relative_error(y, y0) < 1e-5
+        grads, grads0 = (torch.autograd.grad(
+            out, list(m.parameters()), upstream_of(y0))
+            for out, m in ((y, model), (y0, expected)))
+        for (name, _), grad, grad0 in zip(model.named_parameters(), grads,
+                                          grads0):
+            assert relative_error(grad, grad0) < 1e-4, name
 
 
 @on_cuda_paths
