@@ -1844,6 +1844,14 @@ def _statistics(saved, pools, m2s, running_mean, running_var, tracked,
 # what takes the time: several are under way at once, with no store between.
 
 @_kernel
+def _four_rows(n, first, G):
+    """Of four steps of clip n; where fewer are left, the last is repeated."""
+    return (n * G + first, n * G + tl.minimum(first + 1, G - 1),
+            n * G + tl.minimum(first + 2, G - 1),
+            n * G + tl.minimum(first + 3, G - 1))
+
+
+@_kernel
 def _partial_units(values, weight, own, used, C: tl.constexpr,
                    SLICE: tl.constexpr, WIDTH: tl.constexpr):
     """(R,): of weight (R, C) times values (C,), what a slice gives.
@@ -1943,9 +1951,9 @@ def _relay(saved, partials, state, wi1, bi1, wi2, bi2, wh1, bh1, wh2, bh2,
            TEAM: tl.constexpr, WIDTH: tl.constexpr):
     """What a member of its team does for clip n, after `drawn` tickets.
 
-    The input map is that of four steps at once, which read its weights once;
-    where fewer are left, the last one is repeated. `partials` has room for
-    the hidden units of both maps, (N, G, TEAM, R) each.
+    The input map is that of four steps at once, which read its weights once.
+    `partials` has room for the hidden units of both maps, (N, G, TEAM, R)
+    each.
     """
     R: tl.constexpr = C // 4
     SLICE: tl.constexpr = C // TEAM
@@ -1968,10 +1976,7 @@ def _relay(saved, partials, state, wi1, bi1, wi2, bi2, wh1, bh1, wh2, bh2,
     if TEAM > 1:
         _wait_for(ticket, drawn)
     for first in range(0, G, 4):
-        row0 = n * G + first
-        row1 = n * G + tl.minimum(first + 1, G - 1)
-        row2 = n * G + tl.minimum(first + 2, G - 1)
-        row3 = n * G + tl.minimum(first + 3, G - 1)
+        row0, row1, row2, row3 = _four_rows(n, first, G)
         units0, units1, units2, units3 = _four_partial_units(
             pools, row0, row1, row2, row3, wi1, own, C, SLICE, WIDTH)
         _store_partial(partials, row0, member, units0, R, TEAM)
@@ -1980,10 +1985,7 @@ def _relay(saved, partials, state, wi1, bi1, wi2, bi2, wh1, bh1, wh2, bh2,
         _store_partial(partials, row3, member, units3, R, TEAM)
     drawn = _join(ticket, drawn, TEAM)
     for first in range(0, G, 4):
-        row0 = n * G + first
-        row1 = n * G + tl.minimum(first + 1, G - 1)
-        row2 = n * G + tl.minimum(first + 2, G - 1)
-        row3 = n * G + tl.minimum(first + 3, G - 1)
+        row0, row1, row2, row3 = _four_rows(n, first, G)
         units0 = _hidden_units(partials, row0, bi1, inner, R, TEAM)
         units1 = _hidden_units(partials, row1, bi1, inner, R, TEAM)
         units2 = _hidden_units(partials, row2, bi1, inner, R, TEAM)
@@ -2266,10 +2268,7 @@ def _relay_gradient(saved, scratch, partials, state, grad_state, carry, wi1,
     tl.store(carry + (N + n) * C + c, carry_c)
 
     for first in range(0, G, 4):
-        row0 = n * G + first
-        row1 = n * G + tl.minimum(first + 1, G - 1)
-        row2 = n * G + tl.minimum(first + 2, G - 1)
-        row3 = n * G + tl.minimum(first + 3, G - 1)
+        row0, row1, row2, row3 = _four_rows(n, first, G)
         up0, up1, up2, up3 = _four_partials_by_gates(
             grad_gates, row0, row1, row2, row3, wi2, own, C, SLICE, WIDTH)
         _store_partial(partials, row0, member, up0, R, TEAM)
@@ -2278,10 +2277,7 @@ def _relay_gradient(saved, scratch, partials, state, grad_state, carry, wi1,
         _store_partial(partials, row3, member, up3, R, TEAM)
     drawn = _join(ticket, drawn, TEAM)
     for first in range(0, G, 4):
-        row0 = n * G + first
-        row1 = n * G + tl.minimum(first + 1, G - 1)
-        row2 = n * G + tl.minimum(first + 2, G - 1)
-        row3 = n * G + tl.minimum(first + 3, G - 1)
+        row0, row1, row2, row3 = _four_rows(n, first, G)
         _store_relu_gradient(grad_inner, inner, partials, row0, R, TEAM)
         _store_relu_gradient(grad_inner, inner, partials, row1, R, TEAM)
         _store_relu_gradient(grad_inner, inner, partials, row2, R, TEAM)

@@ -1081,10 +1081,8 @@ def test_two_streams_at_once(device):
                 assert torch.equal(got[name], value), name
 
 
-@on_cuda_paths
-def test_cuda_graph_of_layers(device, backend):
-    model = ThreeLayers(512, backend).to(device)
-    x = torch.randn(8, 512, 7, 7, device=device)
+def assert_graph_does_the_same(model, x, tolerance):
+    """A CUDA graph of training steps; returns the model without it."""
     expected = copy.deepcopy(model)
     graphed = torch.cuda.make_graphed_callables(model, (x, ))
     for _ in range(2):
@@ -1096,25 +1094,20 @@ def test_cuda_graph_of_layers(device, backend):
             for out, m in ((y, model), (y0, expected)))
         for (name, _), grad, grad0 in zip(model.named_parameters(), grads,
                                           grads0):
-            assert relative_error(grad, grad0) < 1e-4, name
+            assert relative_error(grad, grad0) < tolerance, name
+    return expected
+
+
+@on_cuda_paths
+def test_cuda_graph_of_layers(device, backend):
+    assert_graph_does_the_same(ThreeLayers(512, backend).to(device),
+                               torch.randn(8, 512, 7, 7, device=device), 1e-4)
 
 
 @on_cuda_paths
 def test_cuda_graph_of_a_training_step(device, backend):
     model = build(18, backend).to(device)
-    x = images().to(device)
-    expected = copy.deepcopy(model)
-    graphed = torch.cuda.make_graphed_callables(model, (x, ))
-    for _ in range(2):
-        x = x.flip(0)
-        y, y0 = graphed(x), expected(x)
-        assert relative_error(y, y0) < 1e-5
-        grads, grads0 = (torch.autograd.grad(
-            out, list(m.parameters()), upstream_of(y0))
-            for out, m in ((y, model), (y0, expected)))
-        for (name, _), grad, grad0 in zip(model.named_parameters(), grads,
-                                          grads0):
-            assert relative_error(grad, grad0) < 0.05, name
+    expected = assert_graph_does_the_same(model, images().to(device), 0.05)
     counts = [m.bn1.num_batches_tracked.item() for m in (model, expected)]
     assert counts[1] == 2 and counts[0] > 2  # warm-up steps count
 
