@@ -93,6 +93,7 @@ def test_json(measured):
     assert content['device'].startswith('CPU')
     assert '--layout channels_last' in content['command']
     assert {'date', 'commit'} <= set(content)
+    assert content['cores'] >= 1 and content['load_average'] >= 0
     rows = content['rows']
     assert [(row['mode'], row['precision'], row['frames']) for row in rows
             ] == [(mode, precision, frames) for mode in ('train', 'eval')

@@ -476,7 +476,11 @@ def free(setting, device):
 
 
 def describe_run(device):
-    """What a result is of: versions, device, date, commit, command line."""
+    """What a result is of: versions, device, date, commit, command line.
+
+    And the host: its cores for this process, and how many processes have been
+    at work or waited for one in the last minute.
+    """
     try:
         import triton
         triton_version = triton.__version__
@@ -494,6 +498,8 @@ def describe_run(device):
         commit=commit,
         device=(torch.cuda.get_device_name(device) if device.type == 'cuda'
                 else f'CPU ({platform.machine()})'),
+        cores=len(os.sched_getaffinity(0)),
+        load_average=round(os.getloadavg()[0], 1),
         versions=dict(
             python=platform.python_version(), torch=torch.__version__,
             triton=triton_version, cuda=torch.version.cuda,
