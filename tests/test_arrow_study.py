@@ -159,7 +159,11 @@ def test_evaluation_tells_the_truth(small):
         assert (modes['shared'] is None) == (name == NONE)
     # Evaluation is not below training mode, where statistics of 8 clips
     # are noisy themselves, by more than a few points.
-    assert result(folder, BOTH)['gap'] < 0.06
+    both = result(folder, BOTH)
+    assert both['gap'] < 0.06
+    modes = both['evaluation']
+    for mode in ('large_batch', 'recalibrated'):
+        assert abs(modes[mode]['top1'] - modes['grouped']['top1']) < 0.06
     printed = (folder / f'work_dirs/arrow/{BOTH}/test.log').read_text()
     top1 = result(folder, BOTH)['evaluation']['grouped']['top1']
     assert f'Top-1 Accuracy = {100 * top1:.02f}' in printed

@@ -24,6 +24,11 @@ evaluated here, on all test clips, with
               have a cross-temporal relay
     batch     the statistics of each batch, as in training: batches of the
               training's size, of clips at random, the last one filled up
+    large_batch
+              the same with batches of 64, whose statistics are less noisy
+    recalibrated
+              running statistics that are estimated anew from 100 batches of
+              training clips, as tools/recalibrate_norm.py does
 
 and for each there are four figures:
 
@@ -80,6 +85,8 @@ sys.path.insert(0, str(ROOT))
 from benchmark import count, describe_run, first_line, write_json  # noqa: E402
 from hosts import HostError, mmaction2, run  # noqa: E402
 from hosts.checks import fill_model, read_checkpoint  # noqa: E402
+from recalibrate_norm import (choose_norms, estimate,  # noqa: E402
+                              replace_statistics)
 from resnet_dnr import CrossTemporalNorm, DynamicNorm  # noqa: E402
 
 SEEDS = (0, 1, 2)
@@ -87,6 +94,8 @@ BATCH, GROUPS = 8, 4  # of configs/arrow/recipe.py
 # Training batches that move shared statistics before these are evaluated:
 # with momentum 0.1, they leave 0.9 ** (20 G) of what was before.
 SHARED_BATCHES = 20
+LARGE_BATCH = 64  # clips
+RECALIBRATION_BATCHES = 100
 STOPPED = 3  # exit status
 SECONDS_TO_STOP = 10  # for a child, before it is killed
 
@@ -450,7 +459,7 @@ class Evaluator:
         """Import mmaction2 and read what all runs share.
 
         These are the test clips, and as many training clips, at random, as
-        shared statistics need.
+        statistics need.
         """
         # As hosts.mmaction2.build_runner says.
         warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeform')
@@ -470,7 +479,7 @@ class Evaluator:
 
         train = DATASETS.build(cfg.train_dataloader.dataset)
         self.train_clips = read(
-            train, shuffled(len(train))[:SHARED_BATCHES * BATCH])
+            train, shuffled(len(train))[:RECALIBRATION_BATCHES * BATCH])
         test = DATASETS.build(cfg.test_dataloader.dataset)
         self.clips = read(test, range(len(test)))
         self.labels = np.array([int(clip['data_samples'].gt_labels.item)
@@ -523,6 +532,15 @@ class Evaluator:
         scores = torch.stack(scores).float().cpu().numpy()[:len(order)]
         return scores[np.argsort(places[:len(order)])]
 
+    def batches(self, size):
+        """Batches of training clips, as a data loader gives them."""
+        from mmengine.dataset import pseudo_collate
+        for number in range(min(RECALIBRATION_BATCHES,
+                                len(self.train_clips) // size)):
+            self.check_time()
+            yield pseudo_collate([copy.copy(clip) for clip in self.train_clips[
+                number * size:(number + 1) * size]])
+
     def evaluate(self, plan):
         """Write a run's JSON, and that of the relay where it has it.
 
@@ -554,8 +572,16 @@ class Evaluator:
         normalize_by_batches(model)
         # The running statistics move meanwhile, without effect here. The
         # list of clips goes class by class, which no training batch does.
-        modes['batch'] = figures(self.scores(
-            model, self.clips, plan.run.batch, shuffled(len(self.clips))))
+        order = shuffled(len(self.clips))
+        for mode, size in (('batch', plan.run.batch),
+                           ('large_batch', LARGE_BATCH)):
+            modes[mode] = figures(
+                self.scores(model, self.clips, size, order))
+        state_anew = dict(state)
+        replace_statistics(state_anew, estimate(
+            model, choose_norms(model), self.batches(plan.run.batch)))
+        modes['recalibrated'] = figures(self.scores(
+            self.build(plan, state_anew, path), self.clips, plan.run.batch))
 
         if any(isinstance(m, CrossTemporalNorm) for m in model.modules()):
             model = self.build(plan, state, path, running_stats='shared')
@@ -671,7 +697,7 @@ def finish(plan, evaluator, args):
     line = f'{plan.run.name:22}' + ''.join(
         f' {key} {percent(modes["grouped"][key])}'
         for key in ('top1', 'pair', 'order'))
-    for mode in ('shared', 'batch'):
+    for mode in ('shared', 'batch', 'large_batch', 'recalibrated'):
         value = modes[mode] and modes[mode]['top1']
         line += f' | {mode} {percent(value)}'
     return line + f' | {sum(content["seconds"].values()):.0f} s'
