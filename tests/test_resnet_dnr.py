@@ -341,10 +341,32 @@ def compiled(module, backend='aot_eager'):
     return module
 
 
+@torch.no_grad()
+def keep_from_zero(model):
+    """Shifts that turn each second channel's ReLUs off, all others on.
+
+    A compiled network on CUDA lays out its convolutions otherwise: where
+    that rounds one input of a ReLU to the other side of 0, gradients differ
+    by 1e-3, and by 1e-2 where it does several.
+    """
+    for module in model.modules():
+        if isinstance(module, RelayCell):  # shifts of 0.6, scales below 0.1
+            i, _, g, o = module.input_map[2].bias.chunk(4)
+            i += 1
+            g[::2] += 1.5
+            g[1::2] -= 1.5
+            o -= 2
+        elif isinstance(module, nn.BatchNorm2d):
+            module.bias[::2] = 5
+            module.bias[1::2] = -5
+    return model
+
+
 @on_devices
 @pytest.mark.parametrize('depth, with_cp', [(18, False), (50, True)])
 def test_compile(depth, with_cp, device):
-    reference = build_short(depth, 1, with_cp=with_cp).to(device)
+    reference = keep_from_zero(
+        build_short(depth, 1, with_cp=with_cp)).to(device)
     model = compiled(copy.deepcopy(reference))
     x = images().to(device)
     assert_same_step(model, reference, x, 1e-4)
