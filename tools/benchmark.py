@@ -41,6 +41,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -450,6 +451,8 @@ def measure_alone(name, setting, args):
         step()
         synchronize(args.device)
         peak = torch.cuda.max_memory_allocated(args.device) / 2**30
+    # What torch 2.11 warns of, several cycles, is not done here.
+    warnings.filterwarnings('ignore', 'Warning: Profiler clears events')
     with torch.profiler.profile(activities=[
             ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         step()
