@@ -267,6 +267,8 @@ def test_channels_last(depth, clips, device):
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert not y.is_contiguous()
     assert not model(x).is_contiguous(memory_format=torch.channels_last)
+    # With weights that are channels last, images need not be.
+    assert other(x).is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize('shape', [(2, 4, 2), (1, 4, 4), (3, 4, 1),
