@@ -73,12 +73,14 @@ def interrupted(data):
     process = start(TOOLS / 'arrow_study.py', '--only', BOTH, NONE, *SMALL,
                     cwd=data)
     until = time.monotonic() + 200
-    while not all((work / name / 'epoch_1.pth').exists()
-                  for name in (BOTH, NONE)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    try:
+        while not all((work / name / 'epoch_1.pth').exists()
+                      for name in (BOTH, NONE)):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     with open(work / 'lock') as lock:  # free: no child lives
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
