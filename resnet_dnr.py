@@ -687,20 +687,20 @@ class ResNet_DNR(nn.Module):
                 f'a batch of {x.size(0)} images is not whole clips of '
                 f'n_segment={self.n_segment} frames: give a multiple of '
                 f'{self.n_segment} images, the frames of a clip together')
-        memory_format = _memory_format(x)
-        # A compiler changes the layout for its convolutions, but not for
-        # kernels that it has seen, and would copy images to and fro.
         change_layout = (self.dnr != 'none' and x.is_cuda and _is_compiling()
-                         and not _is_exporting())
+                         and not _is_exporting() and torch.channels_last
+                         not in map(_memory_format, (x, self.conv1.weight)))
         if change_layout:
+            # A compiler chooses the layout for its convolutions, but a
+            # kernel of this file gets images in the layout that was traced:
+            # they would be copied before and after each.
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         outs = []
         for i, name in enumerate(self.res_layers):
             x = getattr(self, name)(x)
             if i in self.out_indices:
-                outs.append(x.contiguous(memory_format=memory_format)
-                            if change_layout else x)
+                outs.append(x.contiguous() if change_layout else x)
         return outs[0] if len(outs) == 1 else tuple(outs)
 
     def train(self, mode=True):

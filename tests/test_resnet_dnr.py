@@ -345,23 +345,37 @@ def compiled(module, backend='aot_eager'):
 
 @torch.no_grad()
 def keep_from_zero(model):
-    """Shifts that turn each second channel's ReLUs off, all others on.
+    """Turn each second channel off before every ReLU, and all others on.
 
     A compiled network on CUDA lays out its convolutions otherwise: where
     that rounds one input of a ReLU to the other side of 0, gradients differ
     by 1e-3, and by 1e-2 where it does several.
     """
+    def each_second(bias, value):
+        bias[::2] += value
+        bias[1::2] -= value
+
     for module in model.modules():
-        if isinstance(module, RelayCell):  # shifts of 0.6, scales below 0.1
+        if isinstance(module, RelayCell):
+            for first, _, second in (module.input_map, module.hidden_map):
+                first.weight *= 0.3  # so that biases decide
+                second.weight *= 0.3
+                each_second(first.bias, 1)
             i, _, g, o = module.input_map[2].bias.chunk(4)
             i += 1
-            g[::2] += 1.5
-            g[1::2] -= 1.5
+            each_second(g, 1.5)
             o -= 2
         elif isinstance(module, nn.BatchNorm2d):
-            module.bias[::2] = 5
-            module.bias[1::2] = -5
+            each_second(module.bias, 5)
     return model
+
+
+def assert_no_mixed_channel(module, args, output):
+    """A forward hook: each channel is on everywhere, or nowhere."""
+    output = output[0] if isinstance(output, tuple) else output
+    if output.dim() == 4:  # (images, channels, height, width)
+        on = (output > 0).float().mean((0, 2, 3))
+        assert ((on == 0) | (on == 1)).all()
 
 
 @on_devices
@@ -370,10 +384,40 @@ def test_compile(depth, with_cp, device):
     reference = keep_from_zero(
         build_short(depth, 1, with_cp=with_cp)).to(device)
     model = compiled(copy.deepcopy(reference))
+    for module in reference.modules():
+        if isinstance(module, (nn.ReLU, DynamicNorm)):
+            module.register_forward_hook(assert_no_mixed_channel)
     x = images().to(device)
     assert_same_step(model, reference, x, 1e-4)
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(x), reference.eval()(x))
+
+
+@on_cuda
+@pytest.mark.parametrize('last', ['images', 'weights', 'nothing'])
+def test_compile_does_not_change_the_layout_of_outputs(last, device):
+    """Within, all is channels last, as inductor has its convolutions."""
+    model = build(num_stages=2, strides=(1, 2), dilations=(1, 1),
+                  out_indices=(0, 1)).to(device)
+    x = images().to(device)
+    if last == 'images':
+        x = x.contiguous(memory_format=torch.channels_last)
+    elif last == 'weights':
+        model.to(memory_format=torch.channels_last)
+    expected, seen = model(x), []
+
+    class Watch(torch.fx.Interpreter):
+        def call_function(self, target, args, kwargs):
+            if 'conv2d' in getattr(target, '__name__', ''):
+                seen.append(args[0].is_contiguous(
+                    memory_format=torch.channels_last))
+            return super().call_function(target, args, kwargs)
+
+    outputs = compiled(model, lambda graph, _: Watch(graph).run)(x)
+    # With weights that are, images need not be, for the first alone.
+    assert len(seen) == 10 and all(seen[last == 'weights':])
+    for output, wanted in zip(outputs, expected):
+        assert output.stride() == wanted.stride()
 
 
 @on_devices
