@@ -27,8 +27,9 @@ evaluated here, on all test clips, with
     large_batch
               the same with batches of 64, whose statistics are less noisy
     recalibrated
-              running statistics that are estimated anew from 100 batches of
-              training clips, as tools/recalibrate_norm.py does
+              running statistics that are estimated anew, as
+              tools/recalibrate_norm.py does, from 100 batches of training
+              clips, or what whole batches there are
 
 and for each there are four figures:
 
@@ -570,13 +571,14 @@ class Evaluator:
         modes = dict(grouped=figures(grouped), shared=None)
 
         normalize_by_batches(model)
-        # The running statistics move meanwhile, without effect here. The
-        # list of clips goes class by class, which no training batch does.
+        # The running statistics move meanwhile, without effect. The list of
+        # clips goes class by class, which no training batch does.
         order = shuffled(len(self.clips))
         for mode, size in (('batch', plan.run.batch),
                            ('large_batch', LARGE_BATCH)):
             modes[mode] = figures(
                 self.scores(model, self.clips, size, order))
+        model = self.build(plan, state, path)
         state_anew = dict(state)
         replace_statistics(state_anew, estimate(
             model, choose_norms(model), self.batches(plan.run.batch)))
