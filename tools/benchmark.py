@@ -481,8 +481,8 @@ def free(setting, device):
 def describe_run(device):
     """What a result is of: versions, device, date, commit, command line.
 
-    And the host: its cores for this process, and how many processes have been
-    at work or waited for one in the last minute.
+    And the host: its cores, and how many processes have been at work or waited
+    for one in the last minute.
     """
     try:
         import triton
@@ -501,7 +501,7 @@ def describe_run(device):
         commit=commit,
         device=(torch.cuda.get_device_name(device) if device.type == 'cuda'
                 else f'CPU ({platform.machine()})'),
-        cores=len(os.sched_getaffinity(0)),
+        cores=os.cpu_count(),
         load_average=round(os.getloadavg()[0], 1),
         versions=dict(
             python=platform.python_version(), torch=torch.__version__,
