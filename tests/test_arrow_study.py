@@ -307,13 +307,14 @@ def test_runs():
     assert sum(run.has_relay() for run in arrow_study.RUNS) == 1
 
 
-def test_smaller_batches_have_smaller_rates(data, monkeypatch):
+def test_smaller_batches_have_smaller_rates_and_fewer_epochs(
+        data, monkeypatch):
     plan = make_plans(monkeypatch, data)(arrow_study.Run('both', 2, 8, 1))
     assert plan.v1.data.videos_per_gpu == 2
     assert plan.v1.model.backbone.num_groups == 8
     assert plan.v1.optimizer.lr == pytest.approx(0.05 / 4)
     assert plan.v1.lr_config.warmup_iters == 40
-    assert plan.v1.total_epochs == 3
+    assert plan.v1.total_epochs == 2  # half of 3
 
 
 README = f'above\n{plot_arrow.BEGIN}\nold\n{plot_arrow.END}\nbelow\n'

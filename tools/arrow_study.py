@@ -9,7 +9,8 @@ A run is a config of configs/arrow with a batch size, a number of groups and a
 seed, and is named after these: both_b8_g4_s0. The runs are the four configs
 with batches of 8 clips and 4 groups; both and none with batches of 2 and 4;
 both with 2 and 8 groups; three seeds each. The learning rate is proportional
-to the batch size and the warm-up as long in clips; the epochs are the same.
+to the batch size and the warm-up as long in clips. Small batches make more
+steps an epoch, and get fewer epochs: three quarters with 4 clips, half with 2.
 
 A run is trained by tools/train_recognizer.py and tested by
 tools/test_recognizer.py, in processes of their own. The checkpoint is then
@@ -60,6 +61,7 @@ import fcntl
 import fnmatch
 import itertools
 import json
+import math
 import os
 import pickle
 import queue
@@ -97,6 +99,7 @@ BATCH, GROUPS = 8, 4  # of configs/arrow/recipe.py
 SHARED_BATCHES = 20
 LARGE_BATCH = 64  # clips
 RECALIBRATION_BATCHES = 100
+EPOCHS = {8: 1, 4: 0.75, 2: 0.5}  # of the recipe's, by clips a batch
 STOPPED = 3  # exit status
 SECONDS_TO_STOP = 10  # for a child, before it is killed
 
@@ -224,6 +227,7 @@ def make_plan(run, args):
         options += [
             f'data.videos_per_gpu={run.batch}',
             f'model.backbone.num_groups={run.groups}',
+            f'total_epochs={math.ceil(v1.total_epochs * EPOCHS[run.batch])}',
             f'optimizer.lr={v1.optimizer.lr * share}',
             f'lr_config.warmup_iters='
             f'{round(v1.lr_config.warmup_iters / share)}']
@@ -631,8 +635,9 @@ class Evaluator:
     def record_relay(self, plan, model):
         """Write relay.json: what a cross-temporal layer's relay predicts.
 
-        The layer is that whose scales and shifts differ most, on average,
-        between the clips and their reversals.
+        The layer is that whose scales and shifts, of the clips backwards,
+        are on average farthest from those of the clips and from the mirror
+        image of these, whichever is nearer.
         """
         names = plan.settings['classes']
         relayed = {}  # of the last clip and its reversal
@@ -656,9 +661,15 @@ class Evaluator:
                 predicted=names[predicted[0]],
                 reversed_predicted=names[predicted[1]]))
             recorded.append(dict(relayed))
+
+        def apart(values):  # (h and c, clip and reversal, groups, channels)
+            ahead, back = values[:, 0], values[:, 1]
+            return float(torch.minimum(
+                (ahead - back).abs().mean(1),
+                (ahead - back.flip(1)).abs().mean(1)).mean())
+
         chosen = max(layers, key=lambda name: sum(
-            float(values[name].diff(dim=1).abs().mean())
-            for values in recorded))
+            apart(values[name]) for values in recorded))
         for clip, values in zip(clips, recorded):
             for name, of_clips in zip('hc', values[chosen].tolist()):
                 for prefix, value in zip(('', 'reversed_'), of_clips):

@@ -35,8 +35,11 @@ CONFIGS = {'both': 'C0', 'cross_temporal': 'C1', 'cross_layer': 'C2',
            'none': 'C7'}
 FIGURES = {'top1': 'top-1', 'pair': 'pair', 'order': 'order in the pair'}
 MODES = {'grouped': 'running, of each group', 'batch': 'of the batch',
+         'large_batch': 'of batches of 64',
+         'recalibrated': 'running, estimated anew',
          'shared': 'running, shared'}
-MODE_COLOURS = {'grouped': 'C0', 'batch': '0.55', 'shared': 'C3'}
+MODE_COLOURS = {'grouped': 'C0', 'batch': '0.55', 'large_batch': '0.75',
+                'recalibrated': 'C9', 'shared': 'C3'}
 BATCH, GROUPS = 8, 4  # of configs/arrow/recipe.py
 CHANNELS = 5  # of the relay, that are drawn
 BEGIN = '<!-- written by tools/plot_arrow.py: begin -->'
@@ -232,9 +235,9 @@ def draw_evaluation(runs, relay):
     figure, axis = plt.subplots(figsize=(7.2, 3.6), layout='constrained')
     configs = [config for config in CONFIGS
                if (config, BATCH, GROUPS) in runs]
-    width = 0.27
+    width = 0.16
     for number, (mode, label) in enumerate(MODES.items()):
-        draw_bars(axis, np.arange(len(configs)) + (number - 1) * width,
+        draw_bars(axis, np.arange(len(configs)) + (number - 2) * width,
                   [figures(runs, (config, BATCH, GROUPS), 'top1', mode)
                    for config in configs], 0.9 * width, MODE_COLOURS[mode],
                   label)
@@ -341,14 +344,13 @@ the process and guesses the direction fills both diagonals of a square.'''),
     'evaluation': (draw_evaluation,
                    'Accuracy by the statistics of evaluation', ''),
     'sizes': (draw_sizes, 'Accuracy by batch size and groups', '''\
-Small batches have learning rates in proportion and the same epochs, and so
-more steps: what is seen is not the size of the batch alone.'''),
+Small batches have learning rates in proportion, fewer epochs and yet more
+steps: what is seen is not the size of the batch alone.'''),
     'relay': (draw_relay, 'Scales and shifts over the groups', '''\
 What the relay predicts for a test clip and for the same clip backwards,
-group after group, in the layer that tells the two apart most. A relay without
-memory would draw the dashed line as the solid one's mirror image; one that
-does not see direction, as the same line. Shown are the channels that are
-farthest from both.''')}
+group after group. A relay without memory would draw the dashed line as the
+solid one's mirror image; one that does not see direction, as the same line.
+Shown are the layer and the channels that are farthest from both.''')}
 
 
 def make_table(runs):
@@ -362,8 +364,9 @@ def make_table(runs):
 
     lines = [
         '| `dnr` | clips a batch | G | runs | top-1 | pair | order '
-        '| top-1, batch statistics | gap, points | top-1, shared statistics |',
-        '|---|---|---|---|---|---|---|---|---|---|']
+        '| top-1, batch statistics | gap, points | top-1, batches of 64 '
+        '| top-1, recalibrated | top-1, shared statistics |',
+        '|---|---|---|---|---|---|---|---|---|---|---|---|']
     usual = (BATCH, GROUPS)
     for key in sorted(runs, key=lambda key: (
             key[1:] != usual, key[2] == GROUPS, list(CONFIGS).index(key[0]),
@@ -375,6 +378,8 @@ def make_table(runs):
         cells += [cell(figures(runs, key, name)) for name in FIGURES]
         cells += [cell(figures(runs, key, 'top1', 'batch')),
                   cell([run['gap'] for run in runs[key]]),
+                  cell(figures(runs, key, 'top1', 'large_batch')),
+                  cell(figures(runs, key, 'top1', 'recalibrated')),
                   cell(figures(runs, key, 'top1', 'shared'))]
         lines.append('| ' + ' | '.join(cells) + ' |')
     sample = next(iter(runs.values()))[0]

@@ -39,4 +39,4 @@ lr_config = dict(warmup_ratio=0.1, warmup_iters=300)
 # Two, so that one is whole while the next is written.
 checkpoint_config = dict(interval=1, max_keep_ckpts=2)
 log_config = dict(interval=50)
-total_epochs = 8
+total_epochs = 12
