@@ -375,6 +375,14 @@ def test_plot_faults(small, tmp_path):
     other['settings']['data']['seed'] = 1
     (mixed / 'other.json').write_text(json.dumps(other))
     assert 'are of different data' in draw(mixed, tmp_path / 'c', code=1)
+    other = result(small[0], NONE)
+    other['settings']['config']['total_epochs'] += 1
+    (mixed / 'other.json').write_text(json.dumps(other))
+    assert (f'with {other["run"]["batch"]} clips a batch are of different '
+            f'epochs' in draw(mixed, tmp_path / 'c', code=1))
+    other['run']['batch'] += 1
+    (mixed / 'other.json').write_text(json.dumps(other))
+    draw(mixed, tmp_path / 'c')
     (mixed / 'other.json').write_text('{}')
     assert 'was not written by tools/arrow_study.py' in draw(
         mixed, tmp_path / 'd', code=1)

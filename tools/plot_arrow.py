@@ -62,7 +62,8 @@ def read(folder):
 
     Raises:
         PlotError: there is no run, or a file is none of the study, or the
-            runs are of different data or epochs.
+            runs are of different data, or those of a batch size of different
+            epochs.
     """
     contents = {}
     for path in sorted(folder.glob('*.json')):
@@ -85,10 +86,16 @@ def read(folder):
     for name, value in (
             ('data', lambda c: c['settings']['data']),
             ('classes', lambda c: c['settings']['classes']),
-            ('epochs', lambda c: c['settings']['config']['total_epochs']),
             ('numbers of clips', lambda c: c['clips'])):
         if len({json.dumps(value(c)) for c in contents.values()}) > 1:
             raise PlotError(f'the runs in {folder} are of different {name}')
+    epochs = {}
+    for content in contents.values():
+        batch = content['run']['batch']
+        number = content['settings']['config']['total_epochs']
+        if epochs.setdefault(batch, number) != number:
+            raise PlotError(f'the runs in {folder} with {batch} clips a batch '
+                            f'are of different epochs')
     return dict(runs), relay
 
 
