@@ -1106,17 +1106,21 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
         span = -(-chunks // max(1, programs // (rows * tiles)))
         return -(-chunks // span), span
 
-    # Sums: about two programs for each processor of a large GPU, with long
+    # The relay's programs are few, and large weights need many threads.
+    warps = 8 if C < 256 else 16
+    # Sums: about 512 threads for each processor of a large GPU, with long
     # runs.
-    units, span = split(256)
+    units, span = split(2048 // warps)
+    # And registers for as many. The relay of 128 channels spills some then,
+    # which takes longer than what fewer threads cost, except where many
+    # programs read short planes.
+    registers = None if last and C >= 128 else 128
     sums = (rows * units * tiles, 1, 1), (N, P, G, frames, units, span)
     constants = (C, *tile, last)
-    # The relay's programs are few, and large weights need many threads, and
-    # more than one processor, to be read. Programs that wait for one another
-    # must find room at one time. They have half of the processors, so that
-    # two such kernels at once always do; more rely on a GPU to begin all
-    # programs of one kernel before those of the next.
-    warps = 8 if C < 256 else 16
+    # Large weights need more than one processor, too, to be read. Programs
+    # that wait for one another must find room at one time. They have half of
+    # the processors, so that two such kernels at once always do; more rely on
+    # a GPU to begin all programs of one kernel before those of the next.
     team = 1
     while (C >= 256 and team < C // 64
            and 4 * N * team <= _num_processors(device)):
@@ -1145,14 +1149,14 @@ def _plan(shape, stride, device, dtype, grouped, dtypes, spec):
             _moments_kernel, sums[0], (*sums[1], spec.eps, spec.momentum),
             (*constants, units > 1, team, 512 * warps, spec.training,
              # One group is the same either way.
-             G == 1 or grouped), warps),
+             G == 1 or grouped), warps, registers),
         apply=_Launch(_apply_kernel, (rows * many * tiles, 1, 1), numbers,
                       (*constants, spec.relu)),
         gradient_sums=_Launch(
             _gradient_sums_kernel, *sums,
             (*constants, units > 1, team, 512 * warps, spec.training,
              spec.relu),
-            warps),
+            warps, registers),
         gradients=_Launch(
             _gradients_kernel,
             (weight_programs + rows * many * tiles, 1, 1), numbers,
@@ -1201,9 +1205,11 @@ class _Launch:
     launch hooks, which its profiler sets, see only a kernel's first launch.
     """
 
-    def __init__(self, kernel, grid, numbers, constants, warps=8):
-        self.kernel, self.grid, self.warps = kernel, grid, warps
+    def __init__(self, kernel, grid, numbers, constants, warps=8,
+                 registers=128):
+        self.kernel, self.grid = kernel, grid
         self.numbers, self.constants = numbers, constants
+        self.warps, self.registers = warps, registers
         self.compiled = None
 
     def __call__(self, plan, stream, tensors, weights=(), flags=()):
@@ -1233,9 +1239,8 @@ class _Launch:
                          compiled.packed_metadata, None, None, None,
                          *pointers, *self.numbers, *flags, *self.constants)
             return
-        # Registers for 512 threads on a processor.
         compiled = self.launch(self.kernel, plan, tensors, weights, flags,
-                               maxnreg=128)
+                               maxnreg=self.registers)
         if aligned:
             self.compiled = compiled
 

@@ -1,4 +1,6 @@
 """tools/benchmark.py and tools/plot_benchmark.py, real processes on a CPU."""
+import contextlib
+import functools
 import json
 import os
 import re
@@ -114,6 +116,34 @@ def test_json(measured):
                                             'device_busy_ms')] == [None] * 3
     # Written under another name, and renamed.
     assert os.listdir(folder / 'results') == ['all.json']
+
+
+def test_profile_adds_up_kernels_of_a_name(monkeypatch):
+    class Profiler(contextlib.nullcontext):
+
+        def __enter__(self):
+            return self
+
+        def export_chrome_trace(self, path):
+            event = dict(cat='kernel', name='n' * 60 + 'long', dur=10.)
+            with open(path, 'w') as file:
+                json.dump(dict(traceEvents=[
+                    event, dict(event, name='n' * 60 + 'other', dur=20.),
+                    dict(cat='gpu_memset', name='Memset', dur=1000.),
+                    dict(cat='cpu_op', name='aten::add', dur=5.),
+                    dict(name='no category')]), file)
+
+    steps = []
+    step = functools.partial(steps.append, 1)
+    cpu = torch.device('cpu')
+    assert set(benchmark.profile(step, cpu).values()) == {None}
+    monkeypatch.setattr(torch.profiler, 'profile', lambda **_: Profiler())
+    found = benchmark.profile(step, cpu)
+    assert found == dict(
+        device_ops=3, device_busy_ms=pytest.approx(1.03),
+        kernels={'Memset': [1, 1], 'n' * 60: [2, 0.03]})
+    assert list(found['kernels']) == ['Memset', 'n' * 60]  # longest first
+    assert len(steps) == 2
 
 
 def test_table(measured):

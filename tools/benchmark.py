@@ -19,7 +19,7 @@ load meets all of them; times are by the clock of the host, around bursts of
 steps that begin and end synchronized, so that launching counts. The ratio is
 the median over the rounds of each round's own ratio. The peak of memory is
 that of one step of a backbone alone, with its parameters, input, output and
-gradients.
+gradients. --out has also how often each kernel ran in a step, and how long.
 
 With --e2e, the training of tools/train_recognizer.py on mmaction2 runs for
 --iters iterations after a warm-up, without checkpoints and validation, and
@@ -42,6 +42,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import defaultdict
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -432,12 +433,9 @@ def measure_alone(name, setting, args):
         setting (dict): a value for each of SETTINGS.
 
     Returns:
-        dict: peak_gib; device_ops, the number of kernels, copies and fills,
-        and device_busy_ms, the sum of their durations in milliseconds.
-        peak_gib is None with reduce-overhead, whose CUDA graphs keep memory
-        of their own; the others are None where the profiler sees no device.
+        dict: peak_gib, and what :func:`profile` gives. peak_gib is None with
+        reduce-overhead, whose CUDA graphs keep memory of their own.
     """
-    from torch.profiler import ProfilerActivity
     x = prepare(setting, args.device)
     model = build(name, setting, args)
     step = make_step(model, x, setting)
@@ -451,22 +449,43 @@ def measure_alone(name, setting, args):
         step()
         synchronize(args.device)
         peak = torch.cuda.max_memory_allocated(args.device) / 2**30
+    return dict(peak_gib=peak, **profile(step, args.device))
+
+
+def profile(step, device):
+    """What a step does on the device.
+
+    Returns:
+        dict: device_ops, the number of kernels, copies and fills;
+        device_busy_ms, the sum of their durations in milliseconds; kernels,
+        from the first 60 characters of their names to [number,
+        milliseconds], the longest first. All None where the profiler sees no
+        device.
+    """
+    from torch.profiler import ProfilerActivity
     # What torch 2.11 warns of, several cycles, is not done here.
     warnings.filterwarnings('ignore', 'Warning: Profiler clears events')
     with torch.profiler.profile(activities=[
             ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         step()
-        synchronize(args.device)
+        synchronize(device)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'trace.json')
         profiler.export_chrome_trace(path)
         with open(path) as file:
             events = json.load(file)['traceEvents']
-    durations = [event['dur'] for event in events if event.get('cat') in (
-        'kernel', 'gpu_memcpy', 'gpu_memset')]  # in microseconds
+    durations = defaultdict(list)  # in milliseconds
+    for event in events:
+        if event.get('cat') in ('kernel', 'gpu_memcpy', 'gpu_memset'):
+            durations[event['name'][:60]].append(event['dur'] / 1000)
+    if not durations:
+        return dict(device_ops=None, device_busy_ms=None, kernels=None)
+    kernels = {name: [len(times), round(sum(times), 4)]
+               for name, times in durations.items()}
     return dict(
-        peak_gib=peak, device_ops=len(durations) or None,
-        device_busy_ms=sum(durations) / 1000 if durations else None)
+        device_ops=sum(map(len, durations.values())),
+        device_busy_ms=sum(map(sum, durations.values())),
+        kernels=dict(sorted(kernels.items(), key=lambda item: -item[1][1])))
 
 
 def free(setting, device):
