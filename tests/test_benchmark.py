@@ -126,9 +126,11 @@ def test_profile_adds_up_kernels_of_a_name(monkeypatch):
 
         def export_chrome_trace(self, path):
             event = dict(cat='kernel', name='n' * 60 + 'long', dur=10.)
+            fused = dict(cat='kernel', name='triton_fused_7', dur=1.)
             with open(path, 'w') as file:
                 json.dump(dict(traceEvents=[
                     event, dict(event, name='n' * 60 + 'other', dur=20.),
+                    fused, dict(fused, name='triton_fused_12'),
                     dict(cat='gpu_memset', name='Memset', dur=1000.),
                     dict(cat='cpu_op', name='aten::add', dur=5.),
                     dict(name='no category')]), file)
@@ -140,9 +142,10 @@ def test_profile_adds_up_kernels_of_a_name(monkeypatch):
     monkeypatch.setattr(torch.profiler, 'profile', lambda **_: Profiler())
     found = benchmark.profile(step, cpu)
     assert found == dict(
-        device_ops=3, device_busy_ms=pytest.approx(1.03),
-        kernels={'Memset': [1, 1], 'n' * 60: [2, 0.03]})
-    assert list(found['kernels']) == ['Memset', 'n' * 60]  # longest first
+        device_ops=5, device_busy_ms=pytest.approx(1.032),
+        kernels={'Memset': [1, 1], 'n' * 60: [2, 0.03],
+                 'triton_fused': [2, 0.002]})
+    assert list(found['kernels'])[:2] == ['Memset', 'n' * 60]  # longest first
     assert len(steps) == 2
 
 

@@ -458,9 +458,9 @@ def profile(step, device):
     Returns:
         dict: device_ops, the number of kernels, copies and fills;
         device_busy_ms, the sum of their durations in milliseconds; kernels,
-        from the first 60 characters of their names to [number,
-        milliseconds], the longest first. All None where the profiler sees no
-        device.
+        from the first 60 characters of their names, without the number that
+        a compiler puts behind, to [number, milliseconds], the longest first.
+        All None where the profiler sees no device.
     """
     from torch.profiler import ProfilerActivity
     # What torch 2.11 warns of, several cycles, is not done here.
@@ -477,7 +477,8 @@ def profile(step, device):
     durations = defaultdict(list)  # in milliseconds
     for event in events:
         if event.get('cat') in ('kernel', 'gpu_memcpy', 'gpu_memset'):
-            durations[event['name'][:60]].append(event['dur'] / 1000)
+            name = event['name'][:60].rstrip('_0123456789')
+            durations[name].append(event['dur'] / 1000)
     if not durations:
         return dict(device_ops=None, device_busy_ms=None, kernels=None)
     kernels = {name: [len(times), round(sum(times), 4)]
