@@ -347,7 +347,7 @@ the frames of a clip pooled. Only the cross-temporal relay can.'''),
     'ablation': (draw_ablation, 'Accuracy of the four configs', ''),
     'confusion': (draw_confusion, 'Confusion of none and of both', '''\
 All runs of a config together. Pairs lie side by side, in squares: who knows
-the process and guesses the direction fills both diagonals of a square.'''),
+the process and guesses the direction fills all four cells of a square.'''),
     'evaluation': (draw_evaluation,
                    'Accuracy by the statistics of evaluation', ''),
     'sizes': (draw_sizes, 'Accuracy by batch size and groups', '''\
@@ -355,9 +355,9 @@ Small batches have learning rates in proportion, fewer epochs and yet more
 steps: what is seen is not the size of the batch alone.'''),
     'relay': (draw_relay, 'Scales and shifts over the groups', '''\
 What the relay predicts for a test clip and for the same clip backwards,
-group after group. A relay without memory would draw the dashed line as the
-solid one's mirror image; one that does not see direction, as the same line.
-Shown are the layer and the channels that are farthest from both.''')}
+group after group. If no relay had memory, the dashed line would be the solid
+one's mirror image; if none saw the direction, the same line. Shown are the
+layer and the channels that are farthest from both.''')}
 
 
 def make_table(runs):
