@@ -118,6 +118,7 @@ def test_json(measured):
     assert os.listdir(folder / 'results') == ['all.json']
 
 
+@pytest.mark.filterwarnings('ignore:CUDA is not available')
 def test_profile_adds_up_kernels_of_a_name(monkeypatch):
     class Profiler(contextlib.nullcontext):
 
