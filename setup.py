@@ -2,6 +2,7 @@
 
 The tools and configs run from a checkout: see README.md.
 """
+
 from setuptools import setup
 
 setup(
@@ -12,4 +13,5 @@ setup(
     license='MIT',
     py_modules=['resnet_dnr'],
     python_requires='>=3.8',
-    install_requires=['torch>=1.13'])
+    install_requires=['torch>=1.13'],
+)

@@ -7,15 +7,17 @@ model = dict(
         type='ResNet_DNR',
         pretrained=None,
         depth=50,
-        out_indices=(3, ),
+        out_indices=(3,),
         bn_eval=False,
         partial_bn=False,
         n_segment=8,
         num_groups=4,
         dnr='both',
-        running_stats='grouped'),
+        running_stats='grouped',
+    ),
     spatial_temporal_module=dict(
-        type='SimpleSpatialModule', spatial_type='avg', spatial_size=7),
+        type='SimpleSpatialModule', spatial_type='avg', spatial_size=7
+    ),
     segmental_consensus=dict(type='SimpleConsensus', consensus_type='avg'),
     cls_head=dict(
         type='ClsHead',
@@ -24,7 +26,9 @@ model = dict(
         spatial_feature_size=1,
         dropout_ratio=0.4,
         in_channels=2048,
-        num_classes=400))
+        num_classes=400,
+    ),
+)
 train_cfg = None
 test_cfg = None
 # dataset settings
@@ -32,7 +36,8 @@ dataset_type = 'RawFramesDataset'
 data_root = 'data/kinetics400/rawframes_train/'
 data_root_val = 'data/kinetics400/rawframes_val/'
 img_norm_cfg = dict(
-    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True
+)
 data = dict(
     videos_per_gpu=8,
     workers_per_gpu=4,
@@ -58,7 +63,8 @@ data = dict(
         multiscale_crop=True,
         scales=[1, 0.875, 0.75, 0.66],
         max_distort=1,
-        test_mode=False),
+        test_mode=False,
+    ),
     val=dict(
         type=dataset_type,
         ann_file='data/kinetics400/kinetics400_val_list_rawframes.txt',
@@ -79,7 +85,8 @@ data = dict(
         random_crop=False,
         more_fix_crop=False,
         multiscale_crop=False,
-        test_mode=True),
+        test_mode=True,
+    ),
     test=dict(
         type=dataset_type,
         ann_file='data/kinetics400/kinetics400_val_list_rawframes.txt',
@@ -100,7 +107,9 @@ data = dict(
         random_crop=False,
         more_fix_crop=False,
         multiscale_crop=False,
-        test_mode=True))
+        test_mode=True,
+    ),
+)
 # optimizer
 optimizer = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0001)
 optimizer_config = dict(grad_clip=dict(max_norm=40, norm_type=2))
@@ -110,7 +119,8 @@ lr_config = dict(
     min_lr=0,
     warmup='linear',
     warmup_ratio=0.01,
-    warmup_iters=127840)
+    warmup_iters=127840,
+)
 checkpoint_config = dict(interval=1)
 workflow = [('train', 1)]
 # yapf:disable

@@ -1,4 +1,5 @@
 """Shared by all tests: the repository's modules are importable."""
+
 import os
 import sys
 from pathlib import Path

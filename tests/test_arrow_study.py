@@ -3,6 +3,7 @@
 ResNet-18 on 32 x 32 clips of two pairs, both against none, one seed; in real
 processes, interrupted once and gone on with.
 """
+
 import fcntl
 import functools
 import json
@@ -28,26 +29,50 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
 ENV = dict(os.environ, CUDA_VISIBLE_DEVICES='')
 ENV.pop('MMACTION_ROOT', None)
-SIZES = [f'data.{split}.{key}=32' for split in ('train', 'val', 'test')
-         for key in ('img_scale', 'input_size')]
-PLACES = [f'data.{split}.{key}' for split in ('train', 'val', 'test')
-          for key in (f'ann_file=data/small/{split}.txt',
-                      f'img_prefix=data/small/rawframes/{split}')]
-SMALL = ['--jobs', 2, '--commit', 'of the test', '--cfg-options', *SIZES,
-         *PLACES, 'model.backbone.depth=18', 'model.cls_head.in_channels=512',
-         'model.cls_head.num_classes=4',
-         'model.spatial_temporal_module.spatial_size=1',
-         'data.workers_per_gpu=1', 'optimizer.lr=0.05',
-         'lr_config.warmup_iters=10', 'log_config.interval=10',
-         'total_epochs=3']
+SIZES = [
+    f'data.{split}.{key}=32'
+    for split in ('train', 'val', 'test')
+    for key in ('img_scale', 'input_size')
+]
+PLACES = [
+    f'data.{split}.{key}'
+    for split in ('train', 'val', 'test')
+    for key in (
+        f'ann_file=data/small/{split}.txt',
+        f'img_prefix=data/small/rawframes/{split}',
+    )
+]
+SMALL = [
+    '--jobs',
+    2,
+    '--commit',
+    'of the test',
+    '--cfg-options',
+    *SIZES,
+    *PLACES,
+    'model.backbone.depth=18',
+    'model.cls_head.in_channels=512',
+    'model.cls_head.num_classes=4',
+    'model.spatial_temporal_module.spatial_size=1',
+    'data.workers_per_gpu=1',
+    'optimizer.lr=0.05',
+    'lr_config.warmup_iters=10',
+    'log_config.interval=10',
+    'total_epochs=3',
+]
 BOTH, NONE = 'both_b8_g4_s0', 'none_b8_g4_s0'
 BROKEN = 'none_b8_g4_s1'
 
 
 def start(*arguments, cwd):
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env=ENV,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def run(*arguments, cwd, code=0):
@@ -62,8 +87,21 @@ def run(*arguments, cwd, code=0):
 def data(tmp_path_factory):
     """A folder with data/small."""
     folder = tmp_path_factory.mktemp('study')
-    run(TOOLS / 'make_arrow_dataset.py', 'data/small', '--pairs', 2,
-        '--size', 32, '--train', 80, '--val', 5, '--test', 30, cwd=folder)
+    run(
+        TOOLS / 'make_arrow_dataset.py',
+        'data/small',
+        '--pairs',
+        2,
+        '--size',
+        32,
+        '--train',
+        80,
+        '--val',
+        5,
+        '--test',
+        30,
+        cwd=folder,
+    )
     return folder
 
 
@@ -71,12 +109,10 @@ def data(tmp_path_factory):
 def interrupted(data):
     """The folder after a study that was stopped in the second epoch."""
     work = data / 'work_dirs/arrow'
-    process = start(TOOLS / 'arrow_study.py', '--only', BOTH, NONE, *SMALL,
-                    cwd=data)
+    process = start(TOOLS / 'arrow_study.py', '--only', BOTH, NONE, *SMALL, cwd=data)
     until = time.monotonic() + 200
     try:
-        while not all((work / name / 'epoch_1.pth').exists()
-                      for name in (BOTH, NONE)):
+        while not all((work / name / 'epoch_1.pth').exists() for name in (BOTH, NONE)):
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -95,8 +131,9 @@ def small(interrupted):
     broken = data / 'work_dirs/arrow' / BROKEN
     broken.mkdir()
     (broken / 'epoch_1.pth').write_text('no checkpoint')
-    output = run(TOOLS / 'arrow_study.py', '--only', BOTH, NONE, BROKEN,
-                 *SMALL, cwd=data, code=1)
+    output = run(
+        TOOLS / 'arrow_study.py', '--only', BOTH, NONE, BROKEN, *SMALL, cwd=data, code=1
+    )
     return data, output
 
 
@@ -125,8 +162,7 @@ def test_what_was_trained_is_gone_on_from(small):
 def test_a_run_that_fails_names_its_log_and_the_others_go_on(small):
     folder, output = small
     log = f'work_dirs/arrow/{BROKEN}/train.log'
-    assert f'error: {BROKEN}: train failed with exit status 1, see {log}' \
-        in output
+    assert f'error: {BROKEN}: train failed with exit status 1, see {log}' in output
     assert 'epoch_1.pth cannot be loaded as a checkpoint' in output
     assert f'1 of 3 runs failed, see above: {BROKEN}' in output
     assert not (folder / f'results/arrow/{BROKEN}.json').exists()
@@ -149,14 +185,14 @@ def test_evaluation_tells_the_truth(small):
     for name in (BOTH, NONE):
         content = result(folder, name)
         modes = content['evaluation']
-        with open(folder / f'work_dirs/arrow/{name}/results.pkl',
-                  'rb') as file:
+        with open(folder / f'work_dirs/arrow/{name}/results.pkl', 'rb') as file:
             predicted = np.concatenate(pickle.load(file)).argmax(1)
         assert modes['grouped']['top1'] == (predicted == labels).mean()
         assert modes['grouped'] == content['test_script']
         assert content['largest_difference_of_a_score'] < 1e-4
         assert content['gap'] == pytest.approx(
-            modes['batch']['top1'] - modes['grouped']['top1'])
+            modes['batch']['top1'] - modes['grouped']['top1']
+        )
         assert (modes['shared'] is None) == (name == NONE)
         for figures in filter(None, modes.values()):  # no clip is dropped
             assert np.sum(figures['confusion'], 1).tolist() == [30] * 4
@@ -197,8 +233,7 @@ def test_json_says_what_it_is_of(small):
     assert content['run'] == dict(config='both', batch=8, groups=4, seed=0)
     assert content['commit'] == 'of the test'
     assert content['device'].startswith('CPU')
-    assert {'python', 'torch', 'mmaction2', 'mmengine'} <= set(
-        content['versions'])
+    assert {'python', 'torch', 'mmaction2', 'mmengine'} <= set(content['versions'])
     assert content['settings']['config']['optimizer']['lr'] == 0.05
     assert content['settings']['data']['train'] == 80
     assert '--validate --seed 0' in content['commands']['train']
@@ -212,57 +247,85 @@ def test_relay(small):
     assert re.fullmatch(r'layer\d\.\d\.bn2', relay['layer'])
     for clip in relay['clips']:
         h, c, reversed_h, reversed_c = (
-            np.array(clip[key]) for key in ('h', 'c', 'reversed_h',
-                                            'reversed_c'))
+            np.array(clip[key]) for key in ('h', 'c', 'reversed_h', 'reversed_c')
+        )
         assert h.shape == c.shape == reversed_h.shape == reversed_c.shape
         assert len(h) == 4
         assert (h > 0).all() and (h < 1).all()
         assert abs(h - reversed_h).max() > 1e-3
-    assert sum((clip['predicted'], clip['reversed_predicted'])
-               == (clip['label'], clip['reversed_label'])
-               for clip in relay['clips']) >= 1
+    assert (
+        sum(
+            (clip['predicted'], clip['reversed_predicted'])
+            == (clip['label'], clip['reversed_label'])
+            for clip in relay['clips']
+        )
+        >= 1
+    )
 
 
 def test_finished_runs_are_skipped(small):
     folder, _ = small
     path = folder / f'results/arrow/{BOTH}.json'
     before = path.stat().st_mtime_ns
-    output = run(TOOLS / 'arrow_study.py', '--only', BOTH, NONE, *SMALL,
-                 cwd=folder)
+    output = run(TOOLS / 'arrow_study.py', '--only', BOTH, NONE, *SMALL, cwd=folder)
     assert '2 of 2 runs are there' in output
     assert path.stat().st_mtime_ns == before
 
 
 def test_other_settings_do_not_mix(small):
     folder, _ = small
-    output = run(TOOLS / 'arrow_study.py', '--only', BOTH, *SMALL,
-                 'optimizer.lr=0.06', cwd=folder, code=1)
-    assert f'results/arrow/{BOTH}.json is of other settings (' \
+    output = run(
+        TOOLS / 'arrow_study.py',
+        '--only',
+        BOTH,
+        *SMALL,
+        'optimizer.lr=0.06',
+        cwd=folder,
+        code=1,
+    )
+    assert (
+        f'results/arrow/{BOTH}.json is of other settings ('
         'config.optimizer.lr 0.05, not 0.06)' in output
+    )
 
 
 def test_time_limit(data):
-    output = run(TOOLS / 'arrow_study.py', '--only', NONE, '--time-limit', 1,
-                 '--work-dir', 'other', '--out', 'other', *SMALL, cwd=data,
-                 code=arrow_study.STOPPED)
+    output = run(
+        TOOLS / 'arrow_study.py',
+        '--only',
+        NONE,
+        '--time-limit',
+        1,
+        '--work-dir',
+        'other',
+        '--out',
+        'other',
+        *SMALL,
+        cwd=data,
+        code=arrow_study.STOPPED,
+    )
     assert 'stopped with 1 of 1 runs to go' in output
 
 
 def make_plans(monkeypatch, folder, *options):
     """What a command line plans, in this process."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', ['arrow_study.py', *map(str, SMALL),
-                                      *options])
-    return functools.partial(arrow_study.make_plan,
-                             args=arrow_study.parse_args())
+    monkeypatch.setattr(sys, 'argv', ['arrow_study.py', *map(str, SMALL), *options])
+    return functools.partial(arrow_study.make_plan, args=arrow_study.parse_args())
 
 
-@pytest.mark.parametrize('option, text', [
-    ('model.cls_head.num_classes=6', 'num_classes=6, but data/small has 4'),
-    ('data.test.ann_file=data/none/test.txt',
-     'Make the data first: tools/make_arrow_dataset.py data/none'),
-    ('optimizer.type=Nothing', 'is no optimizer'),
-    ('nothing=1', 'none.py has no nothing')])
+@pytest.mark.parametrize(
+    'option, text',
+    [
+        ('model.cls_head.num_classes=6', 'num_classes=6, but data/small has 4'),
+        (
+            'data.test.ann_file=data/none/test.txt',
+            'Make the data first: tools/make_arrow_dataset.py data/none',
+        ),
+        ('optimizer.type=Nothing', 'is no optimizer'),
+        ('nothing=1', 'none.py has no nothing'),
+    ],
+)
 def test_faults_of_a_config(data, monkeypatch, option, text):
     plan = make_plans(monkeypatch, data, option)
     with pytest.raises(HostError, match=text):
@@ -270,19 +333,29 @@ def test_faults_of_a_config(data, monkeypatch, option, text):
 
 
 def test_faults_come_before_any_run(data):
-    output = run(TOOLS / 'arrow_study.py', '--out', 'new', '--only',
-                 'neither', *SMALL, cwd=data, code=1)
+    output = run(
+        TOOLS / 'arrow_study.py',
+        '--out',
+        'new',
+        '--only',
+        'neither',
+        *SMALL,
+        cwd=data,
+        code=1,
+    )
     assert '--only neither fits none of both_b8_g4_s0, ' in output
     assert not (data / 'new').exists()
 
 
 def test_accuracies():
     # Pairs (0, 1) and (2, 3): right, mirrored, other pair, right.
-    found = arrow_study.accuracies(
-        np.array([0, 0, 1, 3]), np.array([0, 1, 2, 3]), 4)
+    found = arrow_study.accuracies(np.array([0, 0, 1, 3]), np.array([0, 1, 2, 3]), 4)
     assert found == dict(
-        top1=0.5, pair=0.75, order=2 / 3,
-        confusion=[[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+        top1=0.5,
+        pair=0.75,
+        order=2 / 3,
+        confusion=[[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
+    )
     nothing = arrow_study.accuracies(np.array([0, 2]), np.array([3, 1]), 4)
     assert (nothing['top1'], nothing['pair'], nothing['order']) == (0, 0, None)
 
@@ -293,11 +366,18 @@ def test_validation_of_an_interrupted_training(tmp_path):
         folder.mkdir(parents=True)
         (folder / 'scalars.json').write_text('\n'.join(lines))
 
-    log('20260101_000000', '{"loss": 1.0, "step": 10}',
-        '{"acc/top1": 0.1, "step": 1}', '{"acc/top1": 0.2, "step": 2}',
-        '{"acc/to')
-    log('20260101_000100', '{"acc/top1": 0.25, "step": 2}',
-        '{"acc/top1": 0.3, "step": 3}')
+    log(
+        '20260101_000000',
+        '{"loss": 1.0, "step": 10}',
+        '{"acc/top1": 0.1, "step": 1}',
+        '{"acc/top1": 0.2, "step": 2}',
+        '{"acc/to',
+    )
+    log(
+        '20260101_000100',
+        '{"acc/top1": 0.25, "step": 2}',
+        '{"acc/top1": 0.3, "step": 3}',
+    )
     assert arrow_study.validation(tmp_path) == [[1, 0.1], [2, 0.25], [3, 0.3]]
 
 
@@ -307,8 +387,7 @@ def test_runs():
     assert sum(run.has_relay() for run in arrow_study.RUNS) == 1
 
 
-def test_smaller_batches_have_smaller_rates_and_fewer_epochs(
-        data, monkeypatch):
+def test_smaller_batches_have_smaller_rates_and_fewer_epochs(data, monkeypatch):
     plan = make_plans(monkeypatch, data)(arrow_study.Run('both', 2, 8, 1))
     assert plan.v1.data.videos_per_gpu == 2
     assert plan.v1.model.backbone.num_groups == 8
@@ -323,9 +402,17 @@ README = f'above\n{plot_arrow.BEGIN}\nold\n{plot_arrow.END}\nbelow\n'
 def draw(results, folder, code=0, readme=README):
     folder.mkdir(exist_ok=True)
     (folder / 'README.md').write_text(readme)
-    return run(TOOLS / 'plot_arrow.py', '--results', results, '--assets',
-               folder, '--readme', folder / 'README.md', cwd=folder,
-               code=code)
+    return run(
+        TOOLS / 'plot_arrow.py',
+        '--results',
+        results,
+        '--assets',
+        folder,
+        '--readme',
+        folder / 'README.md',
+        cwd=folder,
+        code=code,
+    )
 
 
 def test_pictures_and_table(small, tmp_path):
@@ -333,8 +420,10 @@ def test_pictures_and_table(small, tmp_path):
     draw(results, tmp_path / 'one')
     draw(results, tmp_path / 'two')
     names = sorted(path.name for path in (tmp_path / 'one').iterdir())
-    assert names == ['README.md', *sorted(
-        f'arrow_{name}.svg' for name in plot_arrow.PICTURES)]
+    assert names == [
+        'README.md',
+        *sorted(f'arrow_{name}.svg' for name in plot_arrow.PICTURES),
+    ]
     for name in names:
         content = (tmp_path / 'one' / name).read_bytes()
         assert content == (tmp_path / 'two' / name).read_bytes()
@@ -365,7 +454,8 @@ def test_table_is_of_means_and_deviations(small):
 def test_plot_faults(small, tmp_path):
     results = small[0] / 'results/arrow'
     assert 'has no results: run tools/arrow_study.py' in draw(
-        tmp_path / 'nothing', tmp_path / 'a', code=1)
+        tmp_path / 'nothing', tmp_path / 'a', code=1
+    )
     output = draw(results, tmp_path / 'b', code=1, readme='no markers')
     assert f'should have the line {plot_arrow.BEGIN} once' in output
     assert (tmp_path / 'b/README.md').read_text() == 'no markers'
@@ -378,11 +468,14 @@ def test_plot_faults(small, tmp_path):
     other = result(small[0], NONE)
     other['settings']['config']['total_epochs'] += 1
     (mixed / 'other.json').write_text(json.dumps(other))
-    assert (f'with {other["run"]["batch"]} clips a batch are of different '
-            f'epochs' in draw(mixed, tmp_path / 'c', code=1))
+    assert (
+        f'with {other["run"]["batch"]} clips a batch are of different '
+        f'epochs' in draw(mixed, tmp_path / 'c', code=1)
+    )
     other['run']['batch'] += 1
     (mixed / 'other.json').write_text(json.dumps(other))
     draw(mixed, tmp_path / 'c')
     (mixed / 'other.json').write_text('{}')
     assert 'was not written by tools/arrow_study.py' in draw(
-        mixed, tmp_path / 'd', code=1)
+        mixed, tmp_path / 'd', code=1
+    )

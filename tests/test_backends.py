@@ -4,6 +4,7 @@ Triton's kernels run on CUDA and, slowly, in Triton's interpreter on a CPU.
 That is chosen by TRITON_INTERPRET=1 before triton is imported, so one test
 here runs the cases named 'interpreted' in a process of their own.
 """
+
 import contextlib
 import copy
 import functools
@@ -16,30 +17,42 @@ import sys
 import threading
 from typing import NamedTuple, Tuple
 
+import literal
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import literal
 import resnet_dnr
-from resnet_dnr import (INTERPRETED, CrossLayerNorm, CrossTemporalNorm,
-                        DynamicNorm, RelayCell, ResNet_DNR, choose_backend)
+from resnet_dnr import (
+    INTERPRETED,
+    CrossLayerNorm,
+    CrossTemporalNorm,
+    DynamicNorm,
+    RelayCell,
+    ResNet_DNR,
+    choose_backend,
+)
 
 # Read once, by the first product on CUDA; for deterministic algorithms.
 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
-ON_CUDA = ('no CUDA here; on a machine with a GPU: '
-           './tools/run_tests.sh tests/test_backends.py')
-CUDA = pytest.param('cuda', marks=pytest.mark.skipif(
-    not torch.cuda.is_available(), reason=ON_CUDA))
+ON_CUDA = (
+    'no CUDA here; on a machine with a GPU: ./tools/run_tests.sh tests/test_backends.py'
+)
+CUDA = pytest.param(
+    'cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason=ON_CUDA)
+)
 on_cuda = pytest.mark.parametrize('device', [CUDA])
 
 
 def path(device, backend):
     return pytest.param(
-        device, backend, id=f'{device}-{backend}',
-        marks=CUDA.marks if device == 'cuda' else ())
+        device,
+        backend,
+        id=f'{device}-{backend}',
+        marks=CUDA.marks if device == 'cuda' else (),
+    )
 
 
 INTERPRETER = pytest.param('cpu', 'triton', id='interpreted')
@@ -51,8 +64,10 @@ NOT_INTERPRETED = [] if INTERPRETED else ATEN + TRITON
 on_triton = pytest.mark.parametrize('device, backend', TRITON)
 # The interpreter is slow: there, few cases are of the evaluation mode.
 modes = pytest.mark.parametrize(
-    'training', [pytest.param(True, id='training')]
-    + [pytest.param(False, id='evaluation')] * (not INTERPRETED))
+    'training',
+    [pytest.param(True, id='training')]
+    + [pytest.param(False, id='evaluation')] * (not INTERPRETED),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,23 +77,38 @@ def settings(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
 
 
-@pytest.mark.skipif(resnet_dnr.triton is None,
-                    reason='triton is not installed; it is for Linux')
+@pytest.mark.skipif(
+    resnet_dnr.triton is None, reason='triton is not installed; it is for Linux'
+)
 @pytest.mark.skipif(INTERPRETED, reason='this is the process it starts')
 def test_kernels_in_a_process_of_their_own():
     done = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',
-         '-k', 'interpreted', __file__],
-        env={**os.environ, 'TRITON_INTERPRET': '1'}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        [
+            sys.executable,
+            '-m',
+            'pytest',
+            '-q',
+            '-p',
+            'no:cacheprovider',
+            '-k',
+            'interpreted',
+            __file__,
+        ],
+        env={**os.environ, 'TRITON_INTERPRET': '1'},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert done.returncode == 0, done.stdout
     assert ' passed' in done.stdout
 
 
 # One layer
 
+
 class Case(NamedTuple):
     """A layer and what it is given."""
+
     clips: int = 2
     n_segment: int = 4
     num_groups: int = 2
@@ -92,7 +122,7 @@ class Case(NamedTuple):
     upstream: str = 'like the output'
     dtype: torch.dtype = torch.float32
     relay_dtype: torch.dtype = torch.float32
-    mean: float = 0.  # of the images
+    mean: float = 0.0  # of the images
 
 
 CASES = {
@@ -109,47 +139,49 @@ CASES = {
     '7x7': Case(size=(7, 7)),
     '7x7, channels last': Case(size=(7, 7), layout='channels last'),
     '70x70': Case(clips=1, n_segment=2, num_groups=1, size=(70, 70)),
-    '13x13, channels last': Case(clips=1, n_segment=2, num_groups=1,
-                                 size=(13, 13), layout='channels last'),
+    '13x13, channels last': Case(
+        clips=1, n_segment=2, num_groups=1, size=(13, 13), layout='channels last'
+    ),
     'channels last': Case(layout='channels last', relu=True),
     'slice': Case(layout='slice'),
     'channel slice': Case(layout='channel slice', relu=True),
     'unaligned': Case(layout='unaligned'),
     'upstream channels last': Case(upstream='channels last'),
-    'upstream contiguous': Case(layout='channels last',
-                                upstream='contiguous'),
+    'upstream contiguous': Case(layout='channels last', upstream='contiguous'),
     'upstream expanded': Case(upstream='expanded', relu=True),
     'upstream of a sum': Case(upstream='sum'),
     '512 channels': Case(channels=512, n_segment=2, size=(1, 2)),
     'shared': Case(n_segment=8, num_groups=4, running_stats='shared'),
     'relu': Case(relu=True),
-    'state': Case(num_groups=1, running_stats='shared', relu=True,
-                  state=True),
+    'state': Case(num_groups=1, running_stats='shared', relu=True, state=True),
     'state, groups': Case(clips=3, layout='channels last', state=True),
     'float16': Case(dtype=torch.float16),
     'bfloat16': Case(dtype=torch.bfloat16, relu=True),
-    'float16, channels last': Case(dtype=torch.float16, state=True,
-                                   layout='channels last'),
-    'bfloat16 relay': Case(dtype=torch.bfloat16,
-                           relay_dtype=torch.bfloat16),
+    'float16, channels last': Case(
+        dtype=torch.float16, state=True, layout='channels last'
+    ),
+    'bfloat16 relay': Case(dtype=torch.bfloat16, relay_dtype=torch.bfloat16),
 }
 if not INTERPRETED:  # which would take seconds for each
     CASES['17 clips'] = Case(clips=17)
     CASES['128 channels'] = Case(channels=128)
     CASES['256 channels'] = Case(channels=256)
-    CASES['70x70, channels last'] = CASES['70x70']._replace(
-        layout='channels last')
+    CASES['70x70, channels last'] = CASES['70x70']._replace(layout='channels last')
     CASES['17 clips, 70x70'] = CASES['70x70, channels last']._replace(
-        clips=17, upstream='expanded')
-CASES.update((f'{name}, evaluation', case._replace(training=False))
-             for name, case in list(CASES.items()) if not INTERPRETED
-             or name in ('shared', 'state', 'state, groups', 'bfloat16'))
+        clips=17, upstream='expanded'
+    )
+CASES.update(
+    (f'{name}, evaluation', case._replace(training=False))
+    for name, case in list(CASES.items())
+    if not INTERPRETED or name in ('shared', 'state', 'state, groups', 'bfloat16')
+)
 cases = pytest.mark.parametrize(
-    'case', CASES.values(), ids=[name.replace(' ', '_') for name in CASES])
+    'case', CASES.values(), ids=[name.replace(' ', '_') for name in CASES]
+)
 SMALL = Case(n_segment=2, size=(2, 1), relu=True, state=True)
 some_cases = pytest.mark.parametrize(
-    'case', [SMALL, SMALL._replace(running_stats='shared')],
-    ids=['grouped', 'shared'])
+    'case', [SMALL, SMALL._replace(running_stats='shared')], ids=['grouped', 'shared']
+)
 
 
 def lay_out(x, layout):
@@ -159,7 +191,7 @@ def lay_out(x, layout):
     if layout == 'slice':
         return F.pad(x, (1, 2, 1, 0))[..., 1:, 1:-2]
     if layout == 'channel slice':
-        return torch.cat((x, x), 1)[:, :x.size(1)]
+        return torch.cat((x, x), 1)[:, : x.size(1)]
     if layout == 'unaligned':  # not at a multiple of 16 bytes
         return F.pad(x.flatten(), (1, 0))[1:].view(x.shape)
     assert layout == 'contiguous'
@@ -178,32 +210,45 @@ class Layer(nn.Module):
 def build_layer(case, backend, device):
     """Norm and relay of a case; its images and state, as leaves."""
     torch.manual_seed(0)
-    norm = DynamicNorm(case.channels, case.n_segment, case.num_groups,
-                       case.running_stats, case.relu, backend)
+    norm = DynamicNorm(
+        case.channels,
+        case.n_segment,
+        case.num_groups,
+        case.running_stats,
+        case.relu,
+        backend,
+    )
     norm.running_mean.normal_(case.mean)
     norm.running_var.uniform_(0.5, 1.5)
     relay = RelayCell(case.channels)
     for weight in relay.parameters():
         weight.data.mul_(3)
     images = case.clips * case.n_segment
-    x = (torch.randn(images, case.channels, *case.size) + case.mean
-         + torch.randn(images, case.channels, 1, 1))
+    x = (
+        torch.randn(images, case.channels, *case.size)
+        + case.mean
+        + torch.randn(images, case.channels, 1, 1)
+    )
     state = torch.rand(2, case.clips, case.channels).unbind()
     x = lay_out(x.to(device, case.dtype), case.layout)
-    return (norm.to(device).train(case.training),
-            relay.to(device, case.relay_dtype), x.requires_grad_(),
-            [s.to(device).requires_grad_() for s in state]
-            if case.state else None)
+    return (
+        norm.to(device).train(case.training),
+        relay.to(device, case.relay_dtype),
+        x.requires_grad_(),
+        [s.to(device).requires_grad_() for s in state] if case.state else None,
+    )
 
 
 def exact(norm, relay, x, state):
     """The same in float64, on the CPU and by 'plain'."""
     norm, relay = copy.deepcopy((norm, relay))
     norm.backend = 'plain'
-    return (norm.double().cpu(), relay.double().cpu(),
-            x.detach().cpu().double().requires_grad_(),
-            state and [s.detach().cpu().double().requires_grad_()
-                       for s in state])
+    return (
+        norm.double().cpu(),
+        relay.double().cpu(),
+        x.detach().cpu().double().requires_grad_(),
+        state and [s.detach().cpu().double().requires_grad_() for s in state],
+    )
 
 
 def upstream_gradients(case, layer):
@@ -216,8 +261,7 @@ def upstream_gradients(case, layer):
     out, _ = norm.normalize(x, relay, state)
     generator = torch.Generator().manual_seed(1)
     grad = torch.randn(out.shape, generator=generator)
-    grad_state = torch.randn(2, case.clips, case.channels,
-                             generator=generator)
+    grad_state = torch.randn(2, case.clips, case.channels, generator=generator)
     grad = grad.masked_fill(out.abs() < 1e-3, 0)
     if case.upstream == 'expanded':
         # A whole plane is left out, as it has one value.
@@ -246,22 +290,28 @@ def run_layer(layer, upstream):
         leaves.update(state_h=state[0], state_c=state[1])
     upstream = [u.to(y) for u, y in zip(upstream, outs)]
     grads = torch.autograd.grad(outs, list(leaves.values()), upstream)
-    return {'out': out.detach(), 'h': h.detach(), 'c': c.detach(),
-            **{f'gradient of {name}': grad
-               for name, grad in zip(leaves, grads)},
-            **{name: value.clone() for name, value in norm.named_buffers()}}
+    return {
+        'out': out.detach(),
+        'h': h.detach(),
+        'c': c.detach(),
+        **{f'gradient of {name}': grad for name, grad in zip(leaves, grads)},
+        **{name: value.clone() for name, value in norm.named_buffers()},
+    }
 
 
 def relative_error(actual, expected):
     actual, expected = actual.double().cpu(), expected.double().cpu()
     assert actual.shape == expected.shape
     error = (actual - expected).norm()
-    return (error / expected.norm()).item() if error else 0.
+    return (error / expected.norm()).item() if error else 0.0
 
 
-ROUNDING = {torch.float32: 1e-5, torch.float16: 2**-10,
-            # Triton's interpreter truncates.
-            torch.bfloat16: 2**-7}
+ROUNDING = {
+    torch.float32: 1e-5,
+    torch.float16: 2**-10,
+    # Triton's interpreter truncates.
+    torch.bfloat16: 2**-7,
+}
 
 
 @on_paths
@@ -290,6 +340,7 @@ def programs_at_once(monkeypatch):
     Gives the set of the kernels' TEAM.
     """
     from triton.runtime import interpreter
+
     programs, teams, current = [], set(), threading.local()
 
     def run_in_thread(function):
@@ -309,21 +360,31 @@ def programs_at_once(monkeypatch):
                     thread.join(60)
                     assert not thread.is_alive(), 'programs wait for ever'
                 programs.clear()
+
         start.__signature__ = inspect.signature(function)
         return start
 
     create = interpreter.GridExecutor.__init__
     patch = interpreter._patch_lang
     monkeypatch.setattr(
-        interpreter.GridExecutor, '__init__', lambda self, fn, *args,
-        **kwargs: create(self, run_in_thread(fn), *args, **kwargs))
-    monkeypatch.setattr(interpreter, '_patch_lang', lambda fn: patch(
-        getattr(fn, '__wrapped__', fn)))
+        interpreter.GridExecutor,
+        '__init__',
+        lambda self, fn, *args, **kwargs: create(
+            self, run_in_thread(fn), *args, **kwargs
+        ),
+    )
     monkeypatch.setattr(
-        interpreter.InterpreterBuilder, 'grid_idx', property(
+        interpreter, '_patch_lang', lambda fn: patch(getattr(fn, '__wrapped__', fn))
+    )
+    monkeypatch.setattr(
+        interpreter.InterpreterBuilder,
+        'grid_idx',
+        property(
             lambda self: current.index,
-            lambda self, index: setattr(current, 'index', index)),
-        raising=False)
+            lambda self, index: setattr(current, 'index', index),
+        ),
+        raising=False,
+    )
     monkeypatch.setattr(resnet_dnr, '_num_processors', lambda device: 64)
     resnet_dnr._plan.cache_clear()
     yield teams
@@ -331,12 +392,24 @@ def programs_at_once(monkeypatch):
 
 
 @pytest.mark.skipif(not INTERPRETED, reason='on a GPU, they run at once')
-@pytest.mark.parametrize('case', [
-    # Rows are shared by programs, too.
-    Case(channels=256, n_segment=2, size=(9, 9), layout='channels last'),
-    Case(channels=256, clips=1, n_segment=5, num_groups=5, size=(1, 2),
-         relu=True, state=True, layout='channels last')],
-    ids=['two clips', '5 groups'])
+@pytest.mark.parametrize(
+    'case',
+    [
+        # Rows are shared by programs, too.
+        Case(channels=256, n_segment=2, size=(9, 9), layout='channels last'),
+        Case(
+            channels=256,
+            clips=1,
+            n_segment=5,
+            num_groups=5,
+            size=(1, 2),
+            relu=True,
+            state=True,
+            layout='channels last',
+        ),
+    ],
+    ids=['two clips', '5 groups'],
+)
 @pytest.mark.parametrize('device, backend', [INTERPRETER])
 def test_a_team_of_programs(case, device, backend, programs_at_once):
     layer = build_layer(case, backend, device)
@@ -353,14 +426,17 @@ def test_a_team_of_programs(case, device, backend, programs_at_once):
 def test_aten_by_differences(relu, training):
     """Gradients of all inputs, in float64, and of odd channels."""
     norm, relay, x, state = build_layer(
-        Case(channels=5, size=(2, 1), relu=relu, training=training,
-             state=True), 'aten', 'cpu')
+        Case(channels=5, size=(2, 1), relu=relu, training=training, state=True),
+        'aten',
+        'cpu',
+    )
     layer = Layer(norm, relay).double()
     weights = dict(layer.named_parameters())
 
     def function(x, h, c, *values):
         out, state = torch.func.functional_call(
-            layer, dict(zip(weights, values)), (x, (h, c)))
+            layer, dict(zip(weights, values)), (x, (h, c))
+        )
         return (out, *state)
 
     x, *state = (t.detach().double().requires_grad_() for t in (x, *state))
@@ -370,13 +446,16 @@ def test_aten_by_differences(relu, training):
 @on_paths
 @modes
 @pytest.mark.parametrize('gates', ['open', 'closed'])
-@pytest.mark.parametrize('case', [
-    Case(mean=1e3, size=(7, 7)),
-    # Programs that begin in a row's last, partial chunk.
-    Case(mean=1e3, size=(7, 7), clips=1, layout='channels last')],
-    ids=['contiguous', 'channels last'])
-def test_a_large_mean_is_no_worse_than_plain(case, gates, training, device,
-                                             backend):
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case(mean=1e3, size=(7, 7)),
+        # Programs that begin in a row's last, partial chunk.
+        Case(mean=1e3, size=(7, 7), clips=1, layout='channels last'),
+    ],
+    ids=['contiguous', 'channels last'],
+)
+def test_a_large_mean_is_no_worse_than_plain(case, gates, training, device, backend):
     case = case._replace(training=training)
     layer = build_layer(case, backend, device)
     if gates == 'open':  # by biases that make up for the mean
@@ -404,15 +483,20 @@ def test_a_large_mean_is_no_worse_than_plain(case, gates, training, device,
 def test_what_is_not_finite(value, relu, training, device, backend):
     """One value in one clip spoils what it spoils in 'plain'."""
     norm, relay, x, _ = build_layer(
-        SMALL._replace(relu=relu, training=training), backend, device)
+        SMALL._replace(relu=relu, training=training), backend, device
+    )
     x.data[1, 7, 1, 0] = float(value)
     plain = copy.deepcopy(norm)
     plain.backend = 'plain'
     out, (h, c) = norm.normalize(x, relay)
     expected, (expected_h, expected_c) = plain.normalize(x, relay)
     assert expected.isfinite().any() and not expected.isfinite().all()
-    for got, wanted in ((out, expected), (h, expected_h), (c, expected_c),
-                        *zip(norm.buffers(), plain.buffers())):
+    for got, wanted in (
+        (out, expected),
+        (h, expected_h),
+        (c, expected_c),
+        *zip(norm.buffers(), plain.buffers()),
+    ):
         assert (got.isfinite() == wanted.isfinite()).all()
 
 
@@ -443,8 +527,7 @@ def test_two_runs_are_equal_to_the_bit(case, training, device, backend):
 
 @on_paths
 @modes
-@pytest.mark.parametrize('wanted', ['x', 'relay', 'state', 'all but x',
-                                    'nothing'])
+@pytest.mark.parametrize('wanted', ['x', 'relay', 'state', 'all but x', 'nothing'])
 def test_gradients_of_some_inputs(wanted, training, device, backend):
     """The others get none, and those that get one get the same."""
     case = SMALL._replace(training=training)
@@ -459,8 +542,12 @@ def test_gradients_of_some_inputs(wanted, training, device, backend):
         s.requires_grad_(wanted in ('state', 'all but x'))
     out, (h, c) = norm.normalize(x, relay, state)
     assert torch.equal(out, expected['out'])
-    leaves = {'x': x, 'state_h': state[0], 'state_c': state[1],
-              **dict(relay.named_parameters())}
+    leaves = {
+        'x': x,
+        'state_h': state[0],
+        'state_c': state[1],
+        **dict(relay.named_parameters()),
+    }
     if wanted == 'nothing':
         assert not any(y.requires_grad for y in (out, h, c))
         return
@@ -473,8 +560,9 @@ def test_gradients_of_some_inputs(wanted, training, device, backend):
 
 @on_paths
 @modes
-@pytest.mark.parametrize('used', [(0, ), (1, ), (2, ), (1, 2)],
-                         ids=['out', 'h', 'c', 'h_and_c'])
+@pytest.mark.parametrize(
+    'used', [(0,), (1,), (2,), (1, 2)], ids=['out', 'h', 'c', 'h_and_c']
+)
 def test_gradients_through_some_outputs(used, training, device, backend):
     case = SMALL._replace(training=training)
     layer = build_layer(case, backend, device)
@@ -485,8 +573,11 @@ def test_gradients_through_some_outputs(used, training, device, backend):
         outs = (out, *state_after)
         leaves = [x, *state, *relay.parameters()]
         return torch.autograd.grad(
-            [outs[i] for i in used], leaves,
-            [upstream[i].to(outs[i]) for i in used], allow_unused=True)
+            [outs[i] for i in used],
+            leaves,
+            [upstream[i].to(outs[i]) for i in used],
+            allow_unused=True,
+        )
 
     for got, expected in zip(gradients(*layer), gradients(*exact(*layer))):
         if expected is None:
@@ -497,8 +588,7 @@ def test_gradients_through_some_outputs(used, training, device, backend):
 
 @on_paths
 def test_no_clips(device, backend):
-    norm, relay, x, _ = build_layer(Case(clips=0, training=False), backend,
-                                    device)
+    norm, relay, x, _ = build_layer(Case(clips=0, training=False), backend, device)
     out, (h, c) = norm.normalize(x, relay)
     assert out.shape == x.shape and h.shape == c.shape == (0, 64)
     out.sum().backward()
@@ -523,10 +613,10 @@ def test_backward_after_the_statistics_moved(device, backend):
     layer = build_layer(SMALL._replace(training=False), backend, device)
     norm, relay, x, state = layer
     outs = [norm.normalize(x, relay, state)[0] for _ in range(2)]
-    expected, = torch.autograd.grad(outs[0].square().sum(), x)
+    (expected,) = torch.autograd.grad(outs[0].square().sum(), x)
     norm.train().normalize(x, relay, state)
     norm.running_mean.fill_(9)
-    got, = torch.autograd.grad(outs[1].square().sum(), x)
+    (got,) = torch.autograd.grad(outs[1].square().sum(), x)
     assert torch.equal(got, expected)
 
 
@@ -536,7 +626,7 @@ def test_second_derivatives(device, backend):
     layer = build_layer(SMALL._replace(relu=False), backend, device)
     norm, relay, x, _ = layer
     out, _ = norm.normalize(x, relay)
-    grad, = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
 
@@ -548,13 +638,10 @@ def test_second_derivatives(device, backend):
         out, _ = copy.deepcopy(norm).normalize(x, relay)
         return torch.autograd.grad(out.pow(3).sum(), x, **kwargs)[0]
 
-    second, = torch.autograd.grad(
-        (gradient(x, create_graph=True) * step).sum(), x)
+    (second,) = torch.autograd.grad((gradient(x, create_graph=True) * step).sum(), x)
     x = x.detach()
-    differences = [gradient((x + sign * step).requires_grad_())
-                   for sign in (1, -1)]
-    assert relative_error(second, (differences[0] - differences[1]) / 2
-                          ) < 1e-5
+    differences = [gradient((x + sign * step).requires_grad_()) for sign in (1, -1)]
+    assert relative_error(second, (differences[0] - differences[1]) / 2) < 1e-5
 
 
 @on_paths
@@ -590,19 +677,25 @@ def test_relu_is_a_relu(backend, training):
     norm, relay, x, _ = build_layer(Case(training=training), backend, 'cpu')
     other = copy.deepcopy(norm)
     other.relu = True
-    assert torch.equal(other.normalize(x, relay)[0],
-                       norm.normalize(x, relay)[0].relu())
+    assert torch.equal(other.normalize(x, relay)[0], norm.normalize(x, relay)[0].relu())
 
 
 # Networks
+
 
 def build(depth, backend, stages=1, **kwargs):
     """A network for clips of 4 frames in 2 groups, in training mode."""
     kwargs = {**dict(bn_eval=False, n_segment=4, num_groups=2), **kwargs}
     torch.manual_seed(0)
     model = ResNet_DNR(
-        depth, backend=backend, num_stages=stages, out_indices=(stages - 1, ),
-        strides=(1, 2, 2, 2)[:stages], dilations=(1, ) * stages, **kwargs)
+        depth,
+        backend=backend,
+        num_stages=stages,
+        out_indices=(stages - 1,),
+        strides=(1, 2, 2, 2)[:stages],
+        dilations=(1,) * stages,
+        **kwargs,
+    )
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, DynamicNorm)):
             module.running_mean.normal_(0, 0.1)
@@ -631,8 +724,10 @@ def backends_chosen(monkeypatch):
     """The list of what choose_backend answers from now on."""
     chosen = []
     monkeypatch.setattr(
-        resnet_dnr, 'choose_backend',
-        lambda *args: chosen.append(choose_backend(*args)) or chosen[-1])
+        resnet_dnr,
+        'choose_backend',
+        lambda *args: chosen.append(choose_backend(*args)) or chosen[-1],
+    )
     return chosen
 
 
@@ -643,33 +738,44 @@ def upstream_of(y):
 
 def results(function, x, parameters, buffers):
     """Output, gradients and buffers of function(x), by name."""
-    leaves = {'x': x.requires_grad_(),
-              **{name: p for name, p in parameters if p.requires_grad}}
+    leaves = {
+        'x': x.requires_grad_(),
+        **{name: p for name, p in parameters if p.requires_grad},
+    }
     y = function(x)
     grads = torch.autograd.grad(y, list(leaves.values()), upstream_of(y))
-    return {'y': y.detach(), **{f'gradient of {name}': grad
-                                for name, grad in zip(leaves, grads)},
-            **{name: value.clone() for name, value in buffers()}}
+    return {
+        'y': y.detach(),
+        **{f'gradient of {name}': grad for name, grad in zip(leaves, grads)},
+        **{name: value.clone() for name, value in buffers()},
+    }
 
 
 def step(model, x):
     """A training step's results; the running statistics move."""
-    return results(model, x.detach(), model.named_parameters(),
-                   model.named_buffers)
+    return results(model, x.detach(), model.named_parameters(), model.named_buffers)
 
 
 def literal_step(model, x):
     """The same by tests/literal.py."""
-    p = {name: value.detach().cpu().double().requires_grad_(
-             isinstance(value, nn.Parameter))
-         for name, value in model.state_dict(keep_vars=True).items()}
+    p = {
+        name: value.detach()
+        .cpu()
+        .double()
+        .requires_grad_(isinstance(value, nn.Parameter))
+        for name, value in model.state_dict(keep_vars=True).items()
+    }
     parameters = [(name, p[name]) for name, _ in model.named_parameters()]
     return results(
-        lambda x: literal.resnet(p, x, model.depth, 4, 2, model.dnr,
-                                 model.training),
-        x.detach().cpu().double(), parameters,
-        lambda: [(name, p[name]) for name, _ in model.named_buffers()
-                 if not name.endswith('num_batches_tracked')])
+        lambda x: literal.resnet(p, x, model.depth, 4, 2, model.dnr, model.training),
+        x.detach().cpu().double(),
+        parameters,
+        lambda: [
+            (name, p[name])
+            for name, _ in model.named_buffers()
+            if not name.endswith('num_batches_tracked')
+        ],
+    )
 
 
 def assert_close_steps(got, expected, tight):
@@ -678,21 +784,29 @@ def assert_close_steps(got, expected, tight):
     """
     for name, value in expected.items():
         limit = 0.05 if name.startswith('gradient') else 1e-4
-        assert relative_error(got[name], value) <= (
-            1e-9 if tight else limit), name
+        assert relative_error(got[name], value) <= (1e-9 if tight else limit), name
 
 
 @on_paths
 @modes
-@pytest.mark.parametrize('depth, kwargs', [
-    (18, dict(dnr='both', running_stats='shared')),
-    (50, dict(dnr='both')),
-    (18, dict(dnr='cross_layer')), (50, dict(dnr='cross_layer')),
-    (18, dict(dnr='cross_temporal')), (50, dict(dnr='cross_temporal')),
-    (50, dict(bn_eval=True, bn_frozen=True)),
-    (18, dict(frozen_stages=1))],
-    ids=lambda value: ','.join(f'{k}={v}' for k, v in value.items())
-    if isinstance(value, dict) else None)
+@pytest.mark.parametrize(
+    'depth, kwargs',
+    [
+        (18, dict(dnr='both', running_stats='shared')),
+        (50, dict(dnr='both')),
+        (18, dict(dnr='cross_layer')),
+        (50, dict(dnr='cross_layer')),
+        (18, dict(dnr='cross_temporal')),
+        (50, dict(dnr='cross_temporal')),
+        (50, dict(bn_eval=True, bn_frozen=True)),
+        (18, dict(frozen_stages=1)),
+    ],
+    ids=lambda value: (
+        ','.join(f'{k}={v}' for k, v in value.items())
+        if isinstance(value, dict)
+        else None
+    ),
+)
 def test_a_network(depth, kwargs, training, device, backend, monkeypatch):
     if INTERPRETED and (depth, kwargs) != (50, dict(dnr='both')):
         pytest.skip('would take a minute')
@@ -704,8 +818,7 @@ def test_a_network(depth, kwargs, training, device, backend, monkeypatch):
     chosen = backends_chosen(monkeypatch)
     got = step(model, x)
     assert chosen and set(chosen) == {backend}
-    assert_close_steps(got, step(plain, x.cpu().double()),
-                       tight=dtype == torch.float64)
+    assert_close_steps(got, step(plain, x.cpu().double()), tight=dtype == torch.float64)
 
 
 @pytest.mark.parametrize('device, backend', NOT_INTERPRETED)
@@ -717,18 +830,20 @@ def test_a_whole_network_equals_the_literal_one(depth, device, backend):
     model = build(depth, backend, 4)
     expected = literal_step(model, images())
     assert_close_steps(
-        step(model.to(device, dtype), images().to(device, dtype)), expected,
-        tight=(device, dtype) == ('cpu', torch.float64))
+        step(model.to(device, dtype), images().to(device, dtype)),
+        expected,
+        tight=(device, dtype) == ('cpu', torch.float64),
+    )
 
 
 @pytest.mark.parametrize('device, backend', NOT_INTERPRETED)
 @pytest.mark.parametrize('depth', [18, 50])
 def test_with_cp_changes_nothing(depth, device, backend):
-    models = [build(depth, backend, with_cp=with_cp).to(device)
-              for with_cp in (False, True)]
+    models = [
+        build(depth, backend, with_cp=with_cp).to(device) for with_cp in (False, True)
+    ]
     with deterministic_algorithms():
-        expected, got = (step(model, images().to(device))
-                         for model in models)
+        expected, got = (step(model, images().to(device)) for model in models)
     for name, value in expected.items():
         assert torch.equal(got[name], value), name
 
@@ -743,16 +858,18 @@ def test_channels_last_stays(device, backend):
 
 # What is chosen
 
-def a_layer(channels=64, dtype=torch.float32, device='cpu',
-            relay_dtype=torch.float32):
-    return (torch.randn(8, channels, 2, 2, device=device, dtype=dtype),
-            RelayCell(channels).to(device, relay_dtype))
+
+def a_layer(channels=64, dtype=torch.float32, device='cpu', relay_dtype=torch.float32):
+    return (
+        torch.randn(8, channels, 2, 2, device=device, dtype=dtype),
+        RelayCell(channels).to(device, relay_dtype),
+    )
 
 
-@pytest.mark.parametrize('wanted, chosen', [
-    ('auto', 'aten'), ('aten', 'aten'), ('plain', 'plain')])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64,
-                                   torch.bfloat16])
+@pytest.mark.parametrize(
+    'wanted, chosen', [('auto', 'aten'), ('aten', 'aten'), ('plain', 'plain')]
+)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.skipif(INTERPRETED, reason='not of the kernels')
 def test_chosen_on_a_cpu(wanted, chosen, dtype):
     for channels in (64, 20):
@@ -763,18 +880,21 @@ def test_chosen_on_a_cpu(wanted, chosen, dtype):
 def test_chosen_where_triton_runs(device, backend):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for channels in (64, 128, 256, 512):
-            assert choose_backend(
-                'auto', *a_layer(channels, dtype, device)) == 'triton'
+            assert choose_backend('auto', *a_layer(channels, dtype, device)) == 'triton'
     for wanted in ('aten', 'plain'):
         assert choose_backend(wanted, *a_layer(device=device)) == wanted
 
 
 @on_triton
-@pytest.mark.parametrize('kwargs, reason', [
-    (dict(channels=20), '20 channels are not 64, 128, 256 or 512'),
-    (dict(channels=1024), '1024 channels are not'),
-    (dict(dtype=torch.float64), 'the input is torch.float64'),
-    (dict(relay_dtype=torch.float64), "the relay's is torch.float64")])
+@pytest.mark.parametrize(
+    'kwargs, reason',
+    [
+        (dict(channels=20), '20 channels are not 64, 128, 256 or 512'),
+        (dict(channels=1024), '1024 channels are not'),
+        (dict(dtype=torch.float64), 'the input is torch.float64'),
+        (dict(relay_dtype=torch.float64), "the relay's is torch.float64"),
+    ],
+)
 def test_what_the_kernels_cannot_do(kwargs, reason, device, backend):
     layer = a_layer(device=device, **kwargs)
     assert choose_backend('auto', *layer) == 'aten'
@@ -784,10 +904,12 @@ def test_what_the_kernels_cannot_do(kwargs, reason, device, backend):
 
 @pytest.mark.skipif(INTERPRETED, reason='the interpreter can')
 def test_triton_cannot_on_a_cpu():
-    reason = ('triton is not installed' if resnet_dnr.triton is None else
-              'no kernels for cpu')
-    with pytest.raises(RuntimeError,
-                       match=f"backend='triton' cannot be used: {reason}"):
+    reason = (
+        'triton is not installed' if resnet_dnr.triton is None else 'no kernels for cpu'
+    )
+    with pytest.raises(
+        RuntimeError, match=f"backend='triton' cannot be used: {reason}"
+    ):
         build(18, 'triton')(images())
 
 
@@ -802,8 +924,7 @@ def test_an_unknown_backend(monkeypatch):
 
 def test_the_environment_variable_wins(monkeypatch):
     monkeypatch.setenv('RESNET_DNR_BACKEND', 'plain')
-    norms = [m for m in build(50, 'aten').modules()
-             if isinstance(m, DynamicNorm)]
+    norms = [m for m in build(50, 'aten').modules() if isinstance(m, DynamicNorm)]
     assert {type(m) for m in norms} == {CrossLayerNorm, CrossTemporalNorm}
     assert {m.backend for m in norms} == {'plain'}
     monkeypatch.delenv('RESNET_DNR_BACKEND')
@@ -819,12 +940,12 @@ def test_each_choice_is_logged_once(device, backend, caplog):
     caplog.set_level(logging.INFO, name)
     for _ in range(2):
         for dtype in (torch.float32, torch.bfloat16):
-            module.choose_backend(backend, *a_layer(dtype=dtype,
-                                                    device=device))
+            module.choose_backend(backend, *a_layer(dtype=dtype, device=device))
     assert [record.getMessage() for record in caplog.records] == [
         f'dynamic normalization of {dtype} on {device}: {backend}'
         + ', compiled at first use' * (backend == 'triton')
-        for dtype in (torch.float32, torch.bfloat16)]
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
 
 
 def assert_plain(chosen):
@@ -842,26 +963,27 @@ def test_transforms_are_plain(device, backend, monkeypatch):
     x, v = (images().to(device).double() for _ in range(2))
     chosen = backends_chosen(monkeypatch)
 
-    y, tangent = func.jvp(model, (x, ), (v, ))
+    y, tangent = func.jvp(model, (x,), (v,))
     assert_plain(chosen)
     leaf = x.clone().requires_grad_()
     expected = plain(leaf)
     torch.testing.assert_close(y, expected)
-    slope, = torch.autograd.grad(expected, leaf, torch.ones_like(expected))
+    (slope,) = torch.autograd.grad(expected, leaf, torch.ones_like(expected))
     torch.testing.assert_close(tangent.sum(), (slope * v).sum())
 
     chosen.clear()
-    torch.testing.assert_close(
-        func.grad(lambda x: model(x).sum())(x), slope)
+    torch.testing.assert_close(func.grad(lambda x: model(x).sum())(x), slope)
     assert_plain(chosen)
     torch.testing.assert_close(
-        func.vmap(model)(x.view(2, 4, *x.shape[1:])).flatten(0, 1), y)
+        func.vmap(model)(x.view(2, 4, *x.shape[1:])).flatten(0, 1), y
+    )
     assert_plain(chosen)
 
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, v)
-        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(
-            model(dual)).tangent, tangent)
+        torch.testing.assert_close(
+            torch.autograd.forward_ad.unpack_dual(model(dual)).tangent, tangent
+        )
     assert_plain(chosen)
 
 
@@ -878,21 +1000,25 @@ def test_traces_are_plain(device, backend, monkeypatch):
         torch.testing.assert_close(traced(x), expected, rtol=1e-3, atol=1e-4)
 
         if hasattr(torch, 'export'):
-            exported = torch.export.export(model, (x, )).module()
+            exported = torch.export.export(model, (x,)).module()
             assert_plain(chosen)
-            torch.testing.assert_close(exported(x), expected, rtol=1e-3,
-                                       atol=1e-4)
+            torch.testing.assert_close(exported(x), expected, rtol=1e-3, atol=1e-4)
 
         from torch._subclasses import FakeTensorMode
+
         with FakeTensorMode(allow_non_fake_inputs=True):
             y = model(torch.empty(x.shape, device=device))
         assert_plain(chosen)
         assert y.shape == expected.shape
 
 
-@pytest.mark.parametrize('device, backend, compiler', [
-    pytest.param('cpu', 'aten', 'eager', id='cpu'),
-    pytest.param('cuda', 'triton', 'inductor', id='cuda', marks=CUDA.marks)])
+@pytest.mark.parametrize(
+    'device, backend, compiler',
+    [
+        pytest.param('cpu', 'aten', 'eager', id='cpu'),
+        pytest.param('cuda', 'triton', 'inductor', id='cuda', marks=CUDA.marks),
+    ],
+)
 def test_compile(device, backend, compiler, monkeypatch):
     """The whole network is one graph, and does what it does without."""
     launched = kernels_launched(monkeypatch)
@@ -910,8 +1036,7 @@ def test_compile(device, backend, compiler, monkeypatch):
         for name, value in model.named_buffers():
             if name.endswith('num_batches_tracked'):
                 assert got[name] == value, name
-    assert set(launched) == (
-        {'eager', 'operator'} if backend == 'triton' else set())
+    assert set(launched) == ({'eager', 'operator'} if backend == 'triton' else set())
 
 
 def kernels_launched(monkeypatch):
@@ -936,8 +1061,7 @@ class ThreeLayers(nn.Module):
     def __init__(self, channels, backend):
         super().__init__()
         self.first = CrossLayerNorm(channels, 4, relu=True, backend=backend)
-        self.second = CrossTemporalNorm(channels, 4, 2, 'grouped',
-                                        backend=backend)
+        self.second = CrossTemporalNorm(channels, 4, 2, 'grouped', backend=backend)
         self.third = CrossLayerNorm(channels, 4, backend=backend)
         self.relay = RelayCell(channels)
 
@@ -949,12 +1073,17 @@ class ThreeLayers(nn.Module):
 
 
 @on_triton
-@pytest.mark.parametrize('channels, compiler', [
-    (64, 'aot_eager'), *([] if INTERPRETED else [
-        (512, 'aot_eager'), (512, 'inductor')])])
+@pytest.mark.parametrize(
+    'channels, compiler',
+    [
+        (64, 'aot_eager'),
+        *([] if INTERPRETED else [(512, 'aot_eager'), (512, 'inductor')]),
+    ],
+)
 @pytest.mark.parametrize('training', [True, False])
-def test_the_operator_that_compilers_see(device, backend, training, channels,
-                                         compiler, monkeypatch):
+def test_the_operator_that_compilers_see(
+    device, backend, training, channels, compiler, monkeypatch
+):
     """The kernels as one operator: what it takes, gives and derives."""
     launched = kernels_launched(monkeypatch)
     model = ThreeLayers(channels, backend).to(device).train(training)
@@ -969,8 +1098,14 @@ def test_the_operator_that_compilers_see(device, backend, training, channels,
             leaf = x.clone().requires_grad_()
             out = network(leaf)
             out.backward(upstream)
-        results.append([out, leaf.grad, *network.buffers(),
-                        *(p.grad for p in network.parameters())])
+        results.append(
+            [
+                out,
+                leaf.grad,
+                *network.buffers(),
+                *(p.grad for p in network.parameters()),
+            ]
+        )
     for got, expected in zip(*results):
         torch.testing.assert_close(got, expected)
     assert launched[:6] == 6 * ['eager']
@@ -979,22 +1114,33 @@ def test_the_operator_that_compilers_see(device, backend, training, channels,
 
 # Several processes
 
+
 def train_in_a_process(rank, world_size, device, backend, folder):
     """One step on this process's half of the images, averaged gradients."""
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False  # as settings() here
     torch.distributed.init_process_group(
-        {'cpu': 'gloo', 'cuda': 'nccl'}[device], rank=rank,
-        init_method=f'file://{folder}/store', world_size=world_size)
+        {'cpu': 'gloo', 'cuda': 'nccl'}[device],
+        rank=rank,
+        init_method=f'file://{folder}/store',
+        world_size=world_size,
+    )
     model = nn.parallel.DistributedDataParallel(
-        build(18, backend).to(device), broadcast_buffers=False)
+        build(18, backend).to(device), broadcast_buffers=False
+    )
     y = model(images()[rank::world_size].to(device))
     y.backward(upstream_of(y))
-    torch.save({'gradients': {name: p.grad.cpu() for name, p
-                              in model.module.named_parameters()},
-                'buffers': {name: value.cpu() for name, value
-                            in model.module.named_buffers()}},
-               f'{folder}/{rank}.pt')
+    torch.save(
+        {
+            'gradients': {
+                name: p.grad.cpu() for name, p in model.module.named_parameters()
+            },
+            'buffers': {
+                name: value.cpu() for name, value in model.module.named_buffers()
+            },
+        },
+        f'{folder}/{rank}.pt',
+    )
     torch.distributed.destroy_process_group()
 
 
@@ -1003,8 +1149,8 @@ def test_distributed_data_parallel(device, backend, tmp_path):
     """Gradients are the average, statistics each process's own."""
     world_size = {'cpu': 2, 'cuda': 1}[device]
     torch.multiprocessing.spawn(
-        train_in_a_process, (world_size, device, backend, tmp_path),
-        nprocs=world_size)
+        train_in_a_process, (world_size, device, backend, tmp_path), nprocs=world_size
+    )
     gradients = []
     for rank in range(world_size):
         saved = torch.load(tmp_path / f'{rank}.pt')
@@ -1020,13 +1166,11 @@ def test_distributed_data_parallel(device, backend, tmp_path):
 
 # CUDA alone
 
-on_cuda_paths = pytest.mark.parametrize('device, backend',
-                                        NOT_INTERPRETED[1:])
+on_cuda_paths = pytest.mark.parametrize('device, backend', NOT_INTERPRETED[1:])
 
 
 @on_cuda_paths
-@pytest.mark.skipif(torch.cuda.device_count() < 2,
-                    reason='two GPUs are needed')
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='two GPUs are needed')
 def test_on_a_device_that_is_not_current(device, backend):
     case = CASES['state, groups']
     expected = build_layer(case, backend, 'cuda:0')
@@ -1040,10 +1184,11 @@ def test_on_a_device_that_is_not_current(device, backend):
 
 
 @on_cuda_paths
-@pytest.mark.parametrize('case', [
-    Case(clips=17, size=(20, 20)),
-    Case(clips=3, channels=512, size=(20, 20))],
-    ids=['64 channels', '512 channels'])
+@pytest.mark.parametrize(
+    'case',
+    [Case(clips=17, size=(20, 20)), Case(clips=3, channels=512, size=(20, 20))],
+    ids=['64 channels', '512 channels'],
+)
 def test_on_another_stream(case, device, backend):
     layer = build_layer(case, backend, device)
     upstream = upstream_gradients(case, layer)
@@ -1084,24 +1229,27 @@ def test_two_streams_at_once(device):
 def assert_graph_does_the_same(model, x, tolerance):
     """A CUDA graph of training steps; returns the model without it."""
     expected = copy.deepcopy(model)
-    graphed = torch.cuda.make_graphed_callables(model, (x, ))
+    graphed = torch.cuda.make_graphed_callables(model, (x,))
     for _ in range(2):
         x = x.flip(0)
         y, y0 = graphed(x), expected(x)
         assert relative_error(y, y0) < 1e-5
-        grads, grads0 = (torch.autograd.grad(
-            out, list(m.parameters()), upstream_of(y0))
-            for out, m in ((y, model), (y0, expected)))
-        for (name, _), grad, grad0 in zip(model.named_parameters(), grads,
-                                          grads0):
+        grads, grads0 = (
+            torch.autograd.grad(out, list(m.parameters()), upstream_of(y0))
+            for out, m in ((y, model), (y0, expected))
+        )
+        for (name, _), grad, grad0 in zip(model.named_parameters(), grads, grads0):
             assert relative_error(grad, grad0) < tolerance, name
     return expected
 
 
 @on_cuda_paths
 def test_cuda_graph_of_layers(device, backend):
-    assert_graph_does_the_same(ThreeLayers(512, backend).to(device),
-                               torch.randn(8, 512, 7, 7, device=device), 1e-4)
+    assert_graph_does_the_same(
+        ThreeLayers(512, backend).to(device),
+        torch.randn(8, 512, 7, 7, device=device),
+        1e-4,
+    )
 
 
 @on_cuda_paths
@@ -1119,8 +1267,11 @@ def test_cuda_graph_by_torch_compile(device):
     torch._dynamo.reset()
     compiled.compile(fullgraph=True, mode='reduce-overhead')
     for _ in range(4):  # recorded, then replayed
-        assert_close_steps(step(compiled, images().to(device)),
-                           step(model, images().to(device)), tight=False)
+        assert_close_steps(
+            step(compiled, images().to(device)),
+            step(model, images().to(device)),
+            tight=False,
+        )
 
 
 @on_cuda_paths
@@ -1145,8 +1296,9 @@ def test_memory_is_that_of_batch_norm(depth, device):
     """The peak of a training step, gradients aside, to 1 %."""
     peaks = {}
     for dnr in ('none', 'both'):
-        model = ResNet_DNR(depth, dnr=dnr, bn_eval=False, backend='triton',
-                           out_indices=(3, )).to(device)
+        model = ResNet_DNR(
+            depth, dnr=dnr, bn_eval=False, backend='triton', out_indices=(3,)
+        ).to(device)
         x = torch.randn(32, 3, 224, 224, device=device)
         for _ in range(2):  # the second with gradients that are there
             torch.cuda.synchronize()

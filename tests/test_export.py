@@ -4,6 +4,7 @@ For any number of clips, what is exported takes clips, (N, T, 3, H, W): N is
 then the one free size. Of a number of images that must be a multiple of T,
 torch.export makes an expression that grows with every layer.
 """
+
 import pytest
 import torch
 from torch import nn
@@ -13,10 +14,12 @@ from resnet_dnr import DynamicNorm, RelayCell, ResNet_DNR
 pytestmark = [
     pytest.mark.skipif(
         tuple(map(int, torch.__version__.split('.')[:2])) < (2, 8),
-        reason=f'torch {torch.__version__}; exports are for 2.8 or newer'),
+        reason=f'torch {torch.__version__}; exports are for 2.8 or newer',
+    ),
     # A trace must not warn of the model; the second is torch's own.
     pytest.mark.filterwarnings('error:::resnet_dnr'),
-    pytest.mark.filterwarnings('ignore:.*LeafSpec:FutureWarning')]
+    pytest.mark.filterwarnings('ignore:.*LeafSpec:FutureWarning'),
+]
 
 T = 8
 
@@ -36,9 +39,16 @@ def build(depth, stages=4):
     """A network in evaluation mode in which every group of frames differs."""
     torch.manual_seed(0)
     backbone = ResNet_DNR(
-        depth, num_stages=stages, strides=(1, 2, 2, 2)[:stages],
-        dilations=(1, ) * stages, out_indices=(stages - 1, ), bn_eval=False,
-        n_segment=T, num_groups=4, backend='plain')
+        depth,
+        num_stages=stages,
+        strides=(1, 2, 2, 2)[:stages],
+        dilations=(1,) * stages,
+        out_indices=(stages - 1,),
+        bn_eval=False,
+        n_segment=T,
+        num_groups=4,
+        backend='plain',
+    )
     backbone.init_weights()
     for module in backbone.modules():
         if isinstance(module, (nn.BatchNorm2d, DynamicNorm)):
@@ -58,8 +68,8 @@ def clips(count):
 def export(model):
     """Export on 2 clips, for any number of them."""
     return torch.export.export(
-        model, (clips(2), ),
-        dynamic_shapes={'clips': {0: torch.export.Dim('clips')}})
+        model, (clips(2),), dynamic_shapes={'clips': {0: torch.export.Dim('clips')}}
+    )
 
 
 def assert_agrees(run, model, tolerance):
@@ -99,10 +109,11 @@ def test_resnet50():
 def test_images():
     """The backbone by itself exports, for as many images as it is shown."""
     backbone, images = build(50, stages=1).backbone, clips(2).flatten(0, 1)
-    program = torch.export.export(backbone, (images, ))
+    program = torch.export.export(backbone, (images,))
     with torch.no_grad():
-        torch.testing.assert_close(program.module()(images), backbone(images),
-                                   rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            program.module()(images), backbone(images), rtol=0, atol=1e-5
+        )
 
 
 def check_onnx(model, program, folder):
@@ -112,12 +123,15 @@ def check_onnx(model, program, folder):
     path = folder / 'model.onnx'
     torch.onnx.export(program, dynamo=True, verbose=False).save(path)
     session = onnxruntime.InferenceSession(
-        str(path), providers=['CPUExecutionProvider'])
+        str(path), providers=['CPUExecutionProvider']
+    )
     count, *shape = session.get_inputs()[0].shape
     assert isinstance(count, str) and shape == [T, 3, 32, 32]  # N is free
     assert_agrees(
         lambda x: torch.from_numpy(session.run(None, {'clips': x.numpy()})[0]),
-        model, 1e-4)
+        model,
+        1e-4,
+    )
 
 
 def test_onnx_resnet18(resnet18, tmp_path):

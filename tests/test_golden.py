@@ -3,6 +3,7 @@
 tests/golden/README.md says how the figures were made; every array of every
 file is compared.
 """
+
 import re
 import zlib
 from pathlib import Path
@@ -12,9 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_dnr import (Bottleneck, CrossLayerNorm, CrossTemporalNorm,
-                        RelayCell, ResNet_DNR, Stage, from_published_name,
-                        to_published_names)
+from resnet_dnr import (
+    Bottleneck,
+    CrossLayerNorm,
+    CrossTemporalNorm,
+    RelayCell,
+    ResNet_DNR,
+    Stage,
+    from_published_name,
+    to_published_names,
+)
 
 GOLDEN = Path(__file__).parent / 'golden'
 
@@ -89,10 +97,13 @@ def test_relay_cell():
     golden = np.load(GOLDEN / 'relay_cell.npz')
     value = {key: torch.tensor(golden[key]) for key in golden.files}
     cell = RelayCell(16).double()
-    fill(cell, lambda name: name.replace('input_map.', 'w_ih.0.seq.').replace(
-        'hidden_map.', 'w_hh.0.seq.'))
-    scale, shift, state = cell(value['x1'][:, None],
-                               (value['h0'], value['c0']))
+    fill(
+        cell,
+        lambda name: name.replace('input_map.', 'w_ih.0.seq.').replace(
+            'hidden_map.', 'w_hh.0.seq.'
+        ),
+    )
+    scale, shift, state = cell(value['x1'][:, None], (value['h0'], value['c0']))
     close(scale[:, 0], value['h1'])
     close(shift[:, 0], value['c1'])
     scale, shift, _ = cell(value['x2'][:, None], state)
@@ -109,9 +120,12 @@ def test_relay_cell():
 def test_cross_temporal(running_stats):
     golden = np.load(GOLDEN / 'cross_temporal.npz')
     norm = CrossTemporalNorm(8, 8, 4, running_stats).double()
-    names = fill(norm, lambda name: name.replace(
-        'relay.input_map.', 'lstm.w_ih.0.seq.').replace(
-            'relay.hidden_map.', 'lstm.w_hh.0.seq.'))
+    names = fill(
+        norm,
+        lambda name: name.replace('relay.input_map.', 'lstm.w_ih.0.seq.').replace(
+            'relay.hidden_map.', 'lstm.w_hh.0.seq.'
+        ),
+    )
     x = torch.tensor(golden['x'], requires_grad=True)
     close(norm.eval()(x), golden['y_eval'])
     y = norm.train()(x)
@@ -120,13 +134,13 @@ def test_cross_temporal(running_stats):
         # Kept for each group: not the published figures, but each group's.
         for g in range(4):
             frames = x.detach().view(2, 4, 2, 8, 4, 4)[:, g]
-            for key, new in (('running_mean', frames.mean((0, 1, 3, 4))),
-                             ('running_var', frames.var((0, 1, 3, 4)))):
-                close(getattr(norm, key)[g],
-                      0.9 * filled(key, (8, )) + 0.1 * new)
+            for key, new in (
+                ('running_mean', frames.mean((0, 1, 3, 4))),
+                ('running_var', frames.var((0, 1, 3, 4))),
+            ):
+                close(getattr(norm, key)[g], 0.9 * filled(key, (8,)) + 0.1 * new)
         return
-    compare_training(norm, golden, names, y,
-                     torch.tensor(golden['upstream']), x)
+    compare_training(norm, golden, names, y, torch.tensor(golden['upstream']), x)
 
 
 def test_cross_layer_stage():
@@ -134,26 +148,28 @@ def test_cross_layer_stage():
 
     def block(inplanes, downsample=None):
         return Bottleneck(
-            inplanes, 64, lambda channels: CrossLayerNorm(channels, 8),
+            inplanes,
+            64,
+            lambda channels: CrossLayerNorm(channels, 8),
             lambda channels: CrossTemporalNorm(channels, 8, 4, 'shared'),
-            downsample=downsample)
+            downsample=downsample,
+        )
 
-    shortcut = nn.Sequential(
-        nn.Conv2d(64, 256, 1, bias=False), nn.BatchNorm2d(256))
+    shortcut = nn.Sequential(nn.Conv2d(64, 256, 1, bias=False), nn.BatchNorm2d(256))
     stage = Stage([block(64, shortcut), block(256)], RelayCell(64)).double()
 
     def published(name):
         # A stage's names as they are below 'layer1.'.
-        return next(iter(to_published_names({
-            'layer1.' + name: torch.zeros(())})))[len('layer1.'):]
+        return next(iter(to_published_names({'layer1.' + name: torch.zeros(())})))[
+            len('layer1.') :
+        ]
 
     names = fill(stage, published)
     x = torch.tensor(golden['x'], requires_grad=True)
     close(stage.eval()(x), golden['y_eval'])
     y = stage.train()(x)
     close(y, golden['y_train'])
-    compare_training(stage, golden, names, y,
-                     torch.tensor(golden['upstream']), x)
+    compare_training(stage, golden, names, y, torch.tensor(golden['upstream']), x)
 
 
 class MisreadBackward(torch.autograd.Function):
@@ -177,8 +193,9 @@ class MisreadBackward(torch.autograd.Function):
         x, mean, inverse_std = ctx.saved_tensors
         grad = grad.transpose(1, 2).reshape(grad.shape)
         x = (x - mean) * inverse_std
-        return inverse_std * (grad - grad.mean((0, 2), True)
-                              - x * (grad * x).mean((0, 2), True))
+        return inverse_std * (
+            grad - grad.mean((0, 2), True) - x * (grad * x).mean((0, 2), True)
+        )
 
 
 def with_misread_backward(norm):
@@ -186,30 +203,34 @@ def with_misread_backward(norm):
 
     With the ReLU that a block's norm applies.
     """
+
     def forward(x):
-        groups = x.view(-1, norm.num_groups,
-                        norm.n_segment // norm.num_groups, x.size(1))
+        groups = x.view(
+            -1, norm.num_groups, norm.n_segment // norm.num_groups, x.size(1)
+        )
         scale, shift, _ = norm.relay(groups.mean(2))
-        out = torch.stack([MisreadBackward.apply(g.transpose(1, 2))
-                           for g in groups.unbind(1)], 1)  # (N, G, C, t)
+        out = torch.stack(
+            [MisreadBackward.apply(g.transpose(1, 2)) for g in groups.unbind(1)], 1
+        )  # (N, G, C, t)
         out = out * scale[..., None] + shift[..., None]
         return out.transpose(2, 3).reshape(x.shape).relu()
+
     return forward
 
 
 def resnet50(running_stats):
     """The network of resnet50.npz, input, upstream gradient and names."""
-    model = ResNet_DNR(50, out_indices=(3, ), bn_eval=False,
-                       running_stats=running_stats).double()
+    model = ResNet_DNR(
+        50, out_indices=(3,), bn_eval=False, running_stats=running_stats
+    ).double()
     published = to_published_names(model.state_dict())
-    assert [from_published_name(name) for name in published] == list(
-        model.state_dict())
+    assert [from_published_name(name) for name in published] == list(model.state_dict())
     # Loaded in the published names and shapes, through load_state_dict.
-    model.load_state_dict({name: filled(name, tuple(value.shape))
-                           for name, value in published.items()})
+    model.load_state_dict(
+        {name: filled(name, tuple(value.shape)) for name, value in published.items()}
+    )
     x = torch.tensor(np.random.RandomState(9).randn(16, 3, 32, 32))
-    upstream = torch.tensor(
-        np.random.RandomState(10).randn(16, 2048, 1, 1))
+    upstream = torch.tensor(np.random.RandomState(10).randn(16, 2048, 1, 1))
     names = {name: from_published_name(name) for name in published}
     return model, x, upstream, names
 
@@ -242,10 +263,11 @@ def test_resnet50_true_gradient():
     loss().backward()
     params = dict(model.named_parameters())
     for published, name in names.items():
-        if re.match(r'layer4\.ModuleList\.([12]|0\.(conv3|bn2|bn3|down))',
-                    published) and name in params:
-            close(params[name].grad.norm(),
-                  golden['grad_norm/' + published])
+        if (
+            re.match(r'layer4\.ModuleList\.([12]|0\.(conv3|bn2|bn3|down))', published)
+            and name in params
+        ):
+            close(params[name].grad.norm(), golden['grad_norm/' + published])
     for name in 'conv1.weight', 'layer4.0.conv2.weight':
         param = params[name]
         norm = param.grad.norm()

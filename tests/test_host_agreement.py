@@ -4,6 +4,7 @@ The same checkpoint and frames give the same scores, and a training step from
 the same weights on the same videos the same loss and weights. Float32, on one
 machine's CPU. Needs both environments.
 """
+
 import json
 import os
 import pickle
@@ -16,8 +17,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
 from conftest import V1_CHECKOUT
+
 from resnet_dnr import ResNet_DNR
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,13 +28,18 @@ pytestmark = pytest.mark.skipif(
     not (V1_CHECKOUT and V1_PYTHON.exists()),
     reason='needs a checkout of mmaction v1 and its environment: '
     'tools/setup_mmaction_v1.sh CHECKOUT, then MMACTION_ROOT=CHECKOUT '
-    './tools/run_tests.sh tests/test_host_agreement.py')
+    './tools/run_tests.sh tests/test_host_agreement.py',
+)
 
 # (frames, width, height): among them shorter than the 64 frames of a segment,
 # and upright.
 VIDEOS = [(70, 340, 256), (20, 200, 300), (5, 256, 256), (64, 320, 240)]
-SMALL = ['model.backbone.depth=18', 'model.cls_head.in_channels=512',
-         'model.cls_head.num_classes=5', 'data.workers_per_gpu=1']
+SMALL = [
+    'model.backbone.depth=18',
+    'model.cls_head.in_channels=512',
+    'model.cls_head.num_classes=5',
+    'data.workers_per_gpu=1',
+]
 
 
 def run(host, folder, *command):
@@ -42,8 +48,13 @@ def run(host, folder, *command):
     if host == 'v1':
         python, env['MMACTION_ROOT'] = V1_PYTHON, V1_CHECKOUT
     result = subprocess.run(
-        [python, *map(str, command)], cwd=folder, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        [python, *map(str, command)],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert result.returncode == 0, result.stdout[-3000:]
     return result.stdout
 
@@ -59,14 +70,15 @@ def folder(tmp_path_factory):
         base = rng.uniform(0, 255, (6, 6, 3)).astype(np.float32)
         for n in range(frames):
             base += rng.normal(0, 8, base.shape)
-            image = cv2.resize(base, (width, height),
-                               interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(f'{folder}/video{i}/image_{n + 1:05d}.jpg',
-                        image.clip(0, 255).astype(np.uint8))
+            image = cv2.resize(base, (width, height), interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(
+                f'{folder}/video{i}/image_{n + 1:05d}.jpg',
+                image.clip(0, 255).astype(np.uint8),
+            )
         lines.append(f'video{i} {frames} {i % 5}\n')
     (folder / 'list.txt').write_text(''.join(lines))
     torch.manual_seed(0)
-    backbone = ResNet_DNR(18, out_indices=(3, ), bn_eval=False)
+    backbone = ResNet_DNR(18, out_indices=(3,), bn_eval=False)
     backbone.init_weights()
     with torch.no_grad():
         for _ in range(20):  # running statistics of some data
@@ -83,18 +95,30 @@ def test_scores(folder, crops):
     """Every score of every video to 1e-4."""
     options = SMALL + ['data.test.ann_file=list.txt', 'data.test.img_prefix=.']
     if crops == 'centre':
-        options += ['data.test.oversample=None', 'data.test.input_size=224',
-                    'data.test.num_segments=1']
+        options += [
+            'data.test.oversample=None',
+            'data.test.input_size=224',
+            'data.test.num_segments=1',
+        ]
     scores = {}
     for host in ('v1', 'mmaction2'):
         out = folder / f'{host}-{crops}.pkl'
-        run(host, folder, ROOT / 'tools/test_recognizer.py', CONFIG,
-            folder / 'start.pth', '--out', out, '--cfg-options', *options)
+        run(
+            host,
+            folder,
+            ROOT / 'tools/test_recognizer.py',
+            CONFIG,
+            folder / 'start.pth',
+            '--out',
+            out,
+            '--cfg-options',
+            *options,
+        )
         scores[host] = pickle.loads(out.read_bytes())
-        assert all(s.shape == (1, 5) and s.dtype == np.float32
-                   for s in scores[host])
-    difference = np.abs(np.concatenate(scores['v1'])
-                        - np.concatenate(scores['mmaction2'])).max()
+        assert all(s.shape == (1, 5) and s.dtype == np.float32 for s in scores[host])
+    difference = np.abs(
+        np.concatenate(scores['v1']) - np.concatenate(scores['mmaction2'])
+    ).max()
     print(f'{crops}: largest difference of a score {difference:.2g}')
     assert difference < 1e-4
     assert np.ptp(np.concatenate(scores['v1']), axis=0).max() > 0.1
@@ -110,30 +134,47 @@ def test_training_step(folder, monkeypatch):
     """
     monkeypatch.setenv('RESNET_DNR_BACKEND', 'plain')
     options = SMALL + [
-        'data.train.ann_file=list.txt', 'data.train.img_prefix=.',
-        'data.train.random_shift=False', 'data.train.flip_ratio=0',
-        'data.train.multiscale_crop=False', 'data.videos_per_gpu=4',
-        'model.cls_head.dropout_ratio=0', 'load_from=start.pth',
-        'total_epochs=1', 'log_config.interval=1', 'optimizer.lr=0.01',
-        'lr_config.warmup=None']
+        'data.train.ann_file=list.txt',
+        'data.train.img_prefix=.',
+        'data.train.random_shift=False',
+        'data.train.flip_ratio=0',
+        'data.train.multiscale_crop=False',
+        'data.videos_per_gpu=4',
+        'model.cls_head.dropout_ratio=0',
+        'load_from=start.pth',
+        'total_epochs=1',
+        'log_config.interval=1',
+        'optimizer.lr=0.01',
+        'lr_config.warmup=None',
+    ]
     losses, states = {}, {}
     for host in ('v1', 'mmaction2'):
-        output = run(host, folder, ROOT / 'tools/train_recognizer.py', CONFIG,
-                     '--work_dir', folder / host, '--cfg-options', *options)
-        losses[host] = float(
-            re.findall(r'\bloss: ([\d.]+)', output)[-1])
+        output = run(
+            host,
+            folder,
+            ROOT / 'tools/train_recognizer.py',
+            CONFIG,
+            '--work_dir',
+            folder / host,
+            '--cfg-options',
+            *options,
+        )
+        losses[host] = float(re.findall(r'\bloss: ([\d.]+)', output)[-1])
         for log in (folder / host).rglob('*.json'):
             for line in log.read_text().splitlines():
                 losses[host] = json.loads(line).get('loss', losses[host])
-        states[host] = torch.load(
-            folder / host / 'epoch_1.pth', weights_only=True)['state_dict']
+        states[host] = torch.load(folder / host / 'epoch_1.pth', weights_only=True)[
+            'state_dict'
+        ]
     print('losses', losses)
     assert abs(losses['v1'] - losses['mmaction2']) <= 1e-5
     assert states['v1'].keys() == states['mmaction2'].keys()
     moved = torch.load(folder / 'start.pth', weights_only=True)['state_dict']
     for name, value in states['v1'].items():
         other = states['mmaction2'][name]
-        assert torch.allclose(value.double(), other.double(), rtol=1e-5,
-                              atol=1e-5), name
-    assert not torch.equal(states['v1']['cls_head.fc_cls.weight'],
-                           moved['cls_head.fc_cls.weight'])
+        assert torch.allclose(value.double(), other.double(), rtol=1e-5, atol=1e-5), (
+            name
+        )
+    assert not torch.equal(
+        states['v1']['cls_head.fc_cls.weight'], moved['cls_head.fc_cls.weight']
+    )

@@ -4,7 +4,7 @@ A miniature package with the registry rules of mmaction v1 stands in for the
 checkout, and a copy of this repository's files for ours, so that a test can
 change either. The last test wants a real checkout.
 """
-import os
+
 import resource
 import shutil
 import subprocess
@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import V1_CHECKOUT
 
 REPO = Path(__file__).resolve().parent.parent
@@ -22,7 +21,7 @@ CONFIG = 'configs/DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
 IMPORT = 'from .resnet_dnr import ResNet_DNR'
 ENTRY = "    'ResNet_DNR',"
 
-REGISTRY = '''
+REGISTRY = """
 from torch import nn
 
 
@@ -41,8 +40,8 @@ class Registry:
 
 
 BACKBONES = Registry('backbone')
-'''
-BACKBONE = '''
+"""
+BACKBONE = """
 from torch import nn
 
 from ...registry import BACKBONES
@@ -51,8 +50,8 @@ from ...registry import BACKBONES
 @BACKBONES.register_module
 class {0}(nn.Module):
     pass
-'''
-LIST = '''from .plain import Plain
+"""
+LIST = """from .plain import Plain
 
 from .other import Other
 
@@ -60,14 +59,18 @@ __all__ = [
     'Plain',
     'Other'
 ]
-'''
+"""
 
 
 def snapshot(root):
     """Every file and folder below root, with content and mode."""
-    return {p.relative_to(root).as_posix():
-            (p.stat().st_mode, p.read_bytes() if p.is_file() else None)
-            for p in root.rglob('*')}
+    return {
+        p.relative_to(root).as_posix(): (
+            p.stat().st_mode,
+            p.read_bytes() if p.is_file() else None,
+        )
+        for p in root.rglob('*')
+    }
 
 
 def edit(path, old, new):
@@ -110,16 +113,23 @@ def checkout(tmp_path):
 @pytest.fixture
 def script(ours, checkout):
     """Runs our copy of the script; checks the exit code; gives its output."""
+
     def run(*options, path=checkout, code=0, **kwargs):
-        return execute([ours / 'tools/install_into_mmaction.py', path,
-                        *options], code, **kwargs)
+        return execute(
+            [ours / 'tools/install_into_mmaction.py', path, *options], code, **kwargs
+        )
+
     return run
 
 
 def execute(args, code=0, **kwargs):
     done = subprocess.run(
-        [sys.executable, '-B', *map(str, args)], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kwargs)
+        [sys.executable, '-B', *map(str, args)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **kwargs,
+    )
     assert done.returncode == code, done.stdout
     assert 'Traceback' not in done.stdout
     return done.stdout
@@ -140,40 +150,54 @@ def added_lines(old, new):
 
 def test_installed_class_is_in_the_registry_and_runs(script, checkout):
     script()
-    out = execute(['-c', (
-        'import torch\n'
-        'from mmaction.models.registry import BACKBONES\n'
-        'from mmaction.models import *\n'
-        'from mmaction.models.tenons.backbones import ResNet_DNR as cls\n'
-        'assert ResNet_DNR is cls is BACKBONES.module_dict["ResNet_DNR"]\n'
-        'assert cls.__module__ == "mmaction.models.tenons.backbones'
-        '.resnet_dnr"\n'
-        'assert sorted(BACKBONES.module_dict) == ["Other", "Plain", '
-        '"ResNet_DNR"]\n'
-        'net = cls(depth=18, out_indices=(3,))\n'
-        'print(tuple(net(torch.rand(8, 3, 32, 32)).shape))\n'
-    )], cwd=checkout)
+    out = execute(
+        [
+            '-c',
+            (
+                'import torch\n'
+                'from mmaction.models.registry import BACKBONES\n'
+                'from mmaction.models import *\n'
+                'from mmaction.models.tenons.backbones import ResNet_DNR as cls\n'
+                'assert ResNet_DNR is cls is BACKBONES.module_dict["ResNet_DNR"]\n'
+                'assert cls.__module__ == "mmaction.models.tenons.backbones'
+                '.resnet_dnr"\n'
+                'assert sorted(BACKBONES.module_dict) == ["Other", "Plain", '
+                '"ResNet_DNR"]\n'
+                'net = cls(depth=18, out_indices=(3,))\n'
+                'print(tuple(net(torch.rand(8, 3, 32, 32)).shape))\n'
+            ),
+        ],
+        cwd=checkout,
+    )
     assert out.split('\n')[-2] == '(8, 512, 1, 1)'
 
 
-def test_installs_the_files_and_two_lines_and_nothing_else(
-        script, ours, checkout):
+def test_installs_the_files_and_two_lines_and_nothing_else(script, ours, checkout):
     before = snapshot(checkout)
     script()
     after = snapshot(checkout)
     assert after.keys() - before.keys() == {
-        BACKBONES + 'resnet_dnr.py', CONFIG, 'configs/DNR',
-        'configs/DNR/more', 'configs/DNR/more/small.py'}
+        BACKBONES + 'resnet_dnr.py',
+        CONFIG,
+        'configs/DNR',
+        'configs/DNR/more',
+        'configs/DNR/more/small.py',
+    }
     assert [name for name in before if before[name] != after[name]] == [INIT]
     assert added_lines(LIST, (checkout / INIT).read_text()) == [
-        IMPORT + '\n', ENTRY + '\n']
-    for here, there in ((CONFIG, CONFIG),
-                        ('resnet_dnr.py', BACKBONES + 'resnet_dnr.py')):
+        IMPORT + '\n',
+        ENTRY + '\n',
+    ]
+    for here, there in (
+        (CONFIG, CONFIG),
+        ('resnet_dnr.py', BACKBONES + 'resnet_dnr.py'),
+    ):
         # Our text, and one line of a checksum.
         text = (checkout / there).read_bytes()
         assert text.startswith((ours / here).read_bytes())
         assert len(text.splitlines()) == 1 + len(
-            (ours / here).read_bytes().splitlines())
+            (ours / here).read_bytes().splitlines()
+        )
 
 
 def test_prints_the_commands_to_run_next(script, ours, checkout):
@@ -193,16 +217,19 @@ def test_twice_changes_nothing(script, checkout):
     assert times == {p: p.stat().st_mtime_ns for p in checkout.rglob('*')}
 
 
-@pytest.mark.parametrize('text', [
-    LIST,
-    LIST.rstrip('\n'),
-    LIST.replace("'Other'\n", "'Other',\n"),
-    LIST.replace('\n', '\r\n'),
-    LIST.replace('__all__ = [', '__all__=[  # all'),
-    '"""Words."""\n# import\n' + LIST + '\nx = 1\nimport os\n',
-    LIST.replace('import Other', 'import (\n    Other)'),
-    'try:\n    import re\nexcept ImportError:\n    re = 0\n__all__ = [\n]\n',
-])
+@pytest.mark.parametrize(
+    'text',
+    [
+        LIST,
+        LIST.rstrip('\n'),
+        LIST.replace("'Other'\n", "'Other',\n"),
+        LIST.replace('\n', '\r\n'),
+        LIST.replace('__all__ = [', '__all__=[  # all'),
+        '"""Words."""\n# import\n' + LIST + '\nx = 1\nimport os\n',
+        LIST.replace('import Other', 'import (\n    Other)'),
+        'try:\n    import re\nexcept ImportError:\n    re = 0\n__all__ = [\n]\n',
+    ],
+)
 def test_uninstall_is_byte_for_byte(script, checkout, text):
     (checkout / INIT).write_bytes(text.encode())
     (checkout / INIT).chmod(0o640)
@@ -226,14 +253,18 @@ def test_uninstall_leaves_what_was_added_since(script, checkout):
     script()
     (checkout / 'configs/DNR/mine.py').write_text('x = 1\n')
     shutil.copy(checkout / CONFIG, checkout / 'configs/copy.py')
-    edit(checkout / INIT, IMPORT.encode(),
-         IMPORT.encode() + b'\nfrom .third import Third')
+    edit(
+        checkout / INIT,
+        IMPORT.encode(),
+        IMPORT.encode() + b'\nfrom .third import Third',
+    )
     script('--uninstall')
     left = snapshot(checkout)
     assert {'configs/DNR/mine.py', 'configs/copy.py'} <= left.keys()
     assert 'configs/DNR/more' not in left
     assert added_lines(LIST, (checkout / INIT).read_text()) == [
-        'from .third import Third\n']
+        'from .third import Third\n'
+    ]
 
 
 def test_check_reports_and_changes_nothing(script, ours, checkout):
@@ -246,12 +277,14 @@ def test_check_reports_and_changes_nothing(script, ours, checkout):
     before = snapshot(checkout)
     assert 'has the current version' in script('--check')
     (ours / CONFIG).write_text('model = dict(newer=True)\n')
-    assert script('--check', code=1) == (
-        f'{checkout / CONFIG}: older version\n')
+    assert script('--check', code=1) == (f'{checkout / CONFIG}: older version\n')
     assert snapshot(checkout) == before
     (checkout / CONFIG).write_text('model = dict(mine=True)\n')
-    edit(checkout / BACKBONES / 'resnet_dnr.py', b'class ResNet_DNR',
-         b'class  ResNet_DNR')
+    edit(
+        checkout / BACKBONES / 'resnet_dnr.py',
+        b'class ResNet_DNR',
+        b'class  ResNet_DNR',
+    )
     edit(checkout / INIT, ENTRY.encode() + b'\n', b'')
     out = script('--check', code=1)
     assert f'{CONFIG}: not installed by this script\n' in out
@@ -310,13 +343,15 @@ def test_files_of_others_are_kept(script, checkout):
     assert snapshot(checkout) == before
 
 
-@pytest.mark.parametrize('line, old, new', [
-    (IMPORT, "'Other'", "'Other',\n    'ResNet_DNR'"),
-    (IMPORT, "    'Other'", f"{ENTRY}\n    'Other'"),
-    ('from .resnet_dnr import (ResNet_DNR)', '[', f'[\n{ENTRY}'),
-])
-def test_dropped_in_by_hand_is_left_alone(
-        script, ours, checkout, line, old, new):
+@pytest.mark.parametrize(
+    'line, old, new',
+    [
+        (IMPORT, "'Other'", "'Other',\n    'ResNet_DNR'"),
+        (IMPORT, "    'Other'", f"{ENTRY}\n    'Other'"),
+        ('from .resnet_dnr import (ResNet_DNR)', '[', f'[\n{ENTRY}'),
+    ],
+)
+def test_dropped_in_by_hand_is_left_alone(script, ours, checkout, line, old, new):
     shutil.copy(ours / 'resnet_dnr.py', checkout / BACKBONES)
     (checkout / INIT).write_text(f'{line}\n{LIST.replace(old, new)}')
     before = snapshot(checkout)
@@ -328,21 +363,26 @@ def test_dropped_in_by_hand_is_left_alone(
     assert snapshot(checkout) == before
 
 
-@pytest.mark.parametrize('text, wanted', [
-    ("from .plain import Plain\n__all__ = ['Plain']\n", (True, True)),
-    ("from .plain import Plain\n__all__ = ['Plain',\n]\n", (True, True)),
-    ("from .plain import Plain\n__all__ = (\n    'Plain',)\n", (True, True)),
-    ('from .plain import Plain\n', (True, False)),
-    (LIST.replace('[', "[\n    'ResNet_DNR',"), (True, False)),
-    (IMPORT + '\n' + LIST, (False, True)),
-])
+@pytest.mark.parametrize(
+    'text, wanted',
+    [
+        ("from .plain import Plain\n__all__ = ['Plain']\n", (True, True)),
+        ("from .plain import Plain\n__all__ = ['Plain',\n]\n", (True, True)),
+        ("from .plain import Plain\n__all__ = (\n    'Plain',)\n", (True, True)),
+        ('from .plain import Plain\n', (True, False)),
+        (LIST.replace('[', "[\n    'ResNet_DNR',"), (True, False)),
+        (IMPORT + '\n' + LIST, (False, True)),
+    ],
+)
 def test_lines_to_add_by_hand_are_named(script, checkout, text, wanted):
     (checkout / INIT).write_text(text)
     before = snapshot(checkout)
     out = script(code=1)
     assert 'hand' in out and out.count('\n') == 1 and INIT in out
-    assert (f'the line "{IMPORT}"' in out,
-            "'ResNet_DNR', in the list __all__" in out) == wanted
+    assert (
+        f'the line "{IMPORT}"' in out,
+        "'ResNet_DNR', in the list __all__" in out,
+    ) == wanted
     assert snapshot(checkout) == before
     # Done as told, it goes on.
     if wanted[0]:
@@ -354,10 +394,13 @@ def test_lines_to_add_by_hand_are_named(script, checkout, text, wanted):
     assert (checkout / INIT).read_text() == text
 
 
-@pytest.mark.parametrize('text, message', [
-    (LIST + 'from .published import ResNet_DNR\n', 'line 9: takes a ResNet'),
-    (LIST + '<<<<<<< HEAD\n', 'not valid Python'),
-])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        (LIST + 'from .published import ResNet_DNR\n', 'line 9: takes a ResNet'),
+        (LIST + '<<<<<<< HEAD\n', 'not valid Python'),
+    ],
+)
 def test_an_init_that_cannot_work_is_refused(script, checkout, text, message):
     (checkout / INIT).write_text(text)
     before = snapshot(checkout)
@@ -371,17 +414,17 @@ def test_refuses_what_is_no_v1_checkout(script, ours, checkout, tmp_path):
     a_file = tmp_path / 'file'
     a_file.write_text('')
     for path, message in (
-            (tmp_path / 'nowhere', 'there is no such folder'),
-            (a_file, 'it is a file'),
-            (tmp_path, f'it has no {INIT}'),
-            (checkout / 'mmaction', f'it has no {INIT}'),
-            (mmaction2, 'custom_imports'),
-            (ours, 'it is ResNet-DNR itself')):
+        (tmp_path / 'nowhere', 'there is no such folder'),
+        (a_file, 'it is a file'),
+        (tmp_path, f'it has no {INIT}'),
+        (checkout / 'mmaction', f'it has no {INIT}'),
+        (mmaction2, 'custom_imports'),
+        (ours, 'it is ResNet-DNR itself'),
+    ):
         before = snapshot(tmp_path)
         for options in ([], ['--check'], ['--uninstall']):
             out = script(*options, path=path, code=1)
-            assert out.startswith(
-                f'error: {path} is no checkout of mmaction v1: ')
+            assert out.startswith(f'error: {path} is no checkout of mmaction v1: ')
             assert message in out and 'git clone' in out
         assert snapshot(tmp_path) == before
 
@@ -406,7 +449,7 @@ def test_a_file_where_a_folder_is_needed_changes_nothing(script, checkout):
 
 
 # Makes the n-th rename or removal fail, as on a file system gone read-only.
-BREAK = '''
+BREAK = """
 import errno, os, pathlib, runpy, sys
 left = int(sys.argv[1])
 def broken(work):
@@ -423,13 +466,12 @@ if '--uninstall' in sys.argv:
     pathlib.Path.unlink = broken(pathlib.Path.unlink)
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name='__main__')
-'''
+"""
 
 
 @pytest.mark.parametrize('nth', [1, 2, 3, 4])
 @pytest.mark.parametrize('options', [[], ['upgrade'], ['--uninstall']])
-def test_a_failure_in_the_middle_is_rolled_back(
-        script, ours, checkout, options, nth):
+def test_a_failure_in_the_middle_is_rolled_back(script, ours, checkout, options, nth):
     if options:
         script()
     if options == ['upgrade']:
@@ -446,24 +488,35 @@ def test_a_failure_in_the_middle_is_rolled_back(
     script(*options)
 
 
-@pytest.mark.skipif(not V1_CHECKOUT, reason=(
-    'needs a checkout of mmaction v1: MMACTION_ROOT=/path/to/mmaction '
-    './tools/run_tests.sh tests/test_install_into_mmaction.py'))
+@pytest.mark.skipif(
+    not V1_CHECKOUT,
+    reason=(
+        'needs a checkout of mmaction v1: MMACTION_ROOT=/path/to/mmaction '
+        './tools/run_tests.sh tests/test_install_into_mmaction.py'
+    ),
+)
 def test_git_status_of_a_real_checkout(tmp_path):
     root = tmp_path / 'mmaction'
 
     def git(*args):
         return subprocess.run(
             ['git', '-c', 'user.name=x', '-c', 'user.email=x', *args],
-            cwd=root, check=True, text=True, stdout=subprocess.PIPE).stdout
+            cwd=root,
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
+        ).stdout
 
     def status():
         out = git('status', '--porcelain', '-uall', '--ignored')
         return set(out.splitlines()) - ignored
 
-    shutil.copytree(V1_CHECKOUT, root, symlinks=True,
-                    ignore=shutil.ignore_patterns('.git', '__pycache__',
-                                                  'data', 'work_dirs'))
+    shutil.copytree(
+        V1_CHECKOUT,
+        root,
+        symlinks=True,
+        ignore=shutil.ignore_patterns('.git', '__pycache__', 'data', 'work_dirs'),
+    )
     script = REPO / 'tools/install_into_mmaction.py'
     # The checkout that is named may have it installed already.
     execute([script, root, '--uninstall'])
@@ -476,8 +529,10 @@ def test_git_status_of_a_real_checkout(tmp_path):
     execute([script, root])
     configs = REPO.glob('configs/**/*.py')
     assert status() == {
-        ' M ' + INIT, f'?? {BACKBONES}resnet_dnr.py',
-        *(f'?? {path.relative_to(REPO).as_posix()}' for path in configs)}
+        ' M ' + INIT,
+        f'?? {BACKBONES}resnet_dnr.py',
+        *(f'?? {path.relative_to(REPO).as_posix()}' for path in configs),
+    }
     assert git('diff', '--numstat').split() == ['2', '0', INIT]
     execute([script, root, '--check'])
     execute([script, root, '--uninstall'])

@@ -4,13 +4,13 @@ Random clip lengths, groups, depths and modes, in float64: outputs, the
 gradient of every parameter and of the input, and the running statistics that
 a training step leaves.
 """
+
+import literal
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import literal
 from resnet_dnr import RUNNING_STATS, ResNet_DNR
-
 
 MODES = ('both', 'both', 'cross_temporal', 'cross_layer', 'none')
 
@@ -23,7 +23,7 @@ def randomize(model):
         if name.endswith('running_var'):
             tensor.uniform_(0.5, 1.5)
         elif tensor.dim() >= 2 and not name.endswith('running_mean'):
-            tensor.normal_(std=(2 / tensor[0].numel())**0.5)
+            tensor.normal_(std=(2 / tensor[0].numel()) ** 0.5)
         else:
             tensor.normal_(float(name.endswith('weight')), 0.1)
 
@@ -39,17 +39,36 @@ def assert_close(actual, expected, what, tolerance=1e-9):
 @st.composite
 def clip_lengths(draw):
     """(n_segment, num_groups), the second a divisor of the first."""
-    group, groups = draw(st.sampled_from(
-        [(1, 1), (1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (1, 4), (3, 2),
-         (2, 3), (1, 5), (2, 4), (4, 2)]))
+    group, groups = draw(
+        st.sampled_from(
+            [
+                (1, 1),
+                (1, 2),
+                (2, 1),
+                (1, 3),
+                (3, 1),
+                (2, 2),
+                (1, 4),
+                (3, 2),
+                (2, 3),
+                (1, 5),
+                (2, 4),
+                (4, 2),
+            ]
+        )
+    )
     return group * groups, groups
 
 
 @settings(derandomize=True, deadline=None, max_examples=10, database=None)
-@given(depth=st.sampled_from([18, 34]), lengths=clip_lengths(),
-       clips=st.integers(1, 3), dnr=st.sampled_from(MODES),
-       running_stats=st.sampled_from(RUNNING_STATS),
-       seed=st.integers(0, 999))
+@given(
+    depth=st.sampled_from([18, 34]),
+    lengths=clip_lengths(),
+    clips=st.integers(1, 3),
+    dnr=st.sampled_from(MODES),
+    running_stats=st.sampled_from(RUNNING_STATS),
+    seed=st.integers(0, 999),
+)
 @example(18, (8, 4), 2, 'both', 'grouped', 0)
 @example(34, (8, 4), 2, 'both', 'shared', 0)
 @example(50, (6, 3), 2, 'both', 'grouped', 1)
@@ -58,18 +77,26 @@ def clip_lengths(draw):
 @example(101, (4, 2), 2, 'both', 'shared', 4)
 @example(152, (3, 1), 2, 'both', 'grouped', 5)
 def test_equals_the_literal_implementation(
-        depth, lengths, clips, dnr, running_stats, seed):
+    depth, lengths, clips, dnr, running_stats, seed
+):
     n_segment, num_groups = lengths
     # The last stage has one position an image at 32 pixels, four at 33. A
     # group of one or two values has no statistics worth comparing.
     size = 33 if clips * n_segment // num_groups < 4 else 32
     torch.manual_seed(seed)
-    model = ResNet_DNR(depth, out_indices=(3, ), bn_eval=False, dnr=dnr,
-                       n_segment=n_segment, num_groups=num_groups,
-                       running_stats=running_stats).double()
+    model = ResNet_DNR(
+        depth,
+        out_indices=(3,),
+        bn_eval=False,
+        dnr=dnr,
+        n_segment=n_segment,
+        num_groups=num_groups,
+        running_stats=running_stats,
+    ).double()
     randomize(model)
-    x = torch.randn(clips * n_segment, 3, size, size, dtype=torch.float64,
-                    requires_grad=True)
+    x = torch.randn(
+        clips * n_segment, 3, size, size, dtype=torch.float64, requires_grad=True
+    )
     params = dict(model.named_parameters())
     before = {name: value.clone() for name, value in model.named_buffers()}
 
@@ -79,12 +106,10 @@ def test_equals_the_literal_implementation(
         upstream = torch.randn_like(y)
         grads = torch.autograd.grad(y, [x, *params.values()], upstream)
 
-        p = {name: value.detach().requires_grad_()
-             for name, value in params.items()}
+        p = {name: value.detach().requires_grad_() for name, value in params.items()}
         leaves = [x, *p.values()]
         p.update((name, value.clone()) for name, value in before.items())
-        expected = literal.resnet(
-            p, x, depth, n_segment, num_groups, dnr, training)
+        expected = literal.resnet(p, x, depth, n_segment, num_groups, dnr, training)
         assert_close(y, expected, 'output')
         wanted = torch.autograd.grad(expected, leaves, upstream)
         for name, grad, want in zip(['x', *params], grads, wanted):

@@ -1,4 +1,5 @@
 """tools/make_arrow_dataset.py: what it writes, and that only order tells."""
+
 import hashlib
 import importlib.util
 import json
@@ -23,15 +24,21 @@ spec.loader.exec_module(arrow)
 
 
 def make(out, *args, **kwargs):
-    return subprocess.run([sys.executable, str(SCRIPT), str(out), *args],
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, **kwargs)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), str(out), *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
 
 
 def digests(root):
-    return {str(path.relative_to(root)):
-            hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(root.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope='module')
@@ -48,18 +55,26 @@ def test_layout(small):
     names = ['brighten', 'dim', 'grow', 'shrink']
     assert (small / 'classes.txt').read_text().split('\n') == names + ['']
     assert sorted(os.listdir(small)) == [
-        'classes.txt', 'dataset.json', 'rawframes', 'test.txt', 'train.txt',
-        'val.txt']
+        'classes.txt',
+        'dataset.json',
+        'rawframes',
+        'test.txt',
+        'train.txt',
+        'val.txt',
+    ]
     assert os.listdir(small.parent) == ['small']
     for split, clips in (('train', 3), ('val', 2), ('test', 1)):
         lines = (small / f'{split}.txt').read_text().splitlines()
-        assert lines == [f'{name}/{index:05d} 10 {label}'
-                         for label, name in enumerate(names)
-                         for index in range(clips)]
+        assert lines == [
+            f'{name}/{index:05d} 10 {label}'
+            for label, name in enumerate(names)
+            for index in range(clips)
+        ]
         for line in lines:
             clip = small / 'rawframes' / split / line.split()[0]
             assert sorted(os.listdir(clip)) == [
-                f'image_{number:05d}.jpg' for number in range(1, 11)]
+                f'image_{number:05d}.jpg' for number in range(1, 11)
+            ]
             image = cv2.imread(str(clip / 'image_00010.jpg'))
             assert image.shape == (32, 32, 3)
 
@@ -79,16 +94,16 @@ def test_a_clip_does_not_depend_on_the_others(small, tmp_path):
 
 
 def test_no_two_clips_are_alike(small):
-    frames = [digest for name, digest in digests(small).items()
-              if name.endswith('.jpg')]
+    frames = [
+        digest for name, digest in digests(small).items() if name.endswith('.jpg')
+    ]
     assert len(frames) == len(set(frames)) == 4 * 10 * (3 + 2 + 1)
 
 
 def test_another_seed_gives_other_clips(small, tmp_path):
     assert make(tmp_path / 'b', *SMALL, '--seed', '1').returncode == 0
     ours, theirs = digests(tmp_path / 'b'), digests(small)
-    assert not {ours[name] for name in ours if 'image' in name} & set(
-        theirs.values())
+    assert not {ours[name] for name in ours if 'image' in name} & set(theirs.values())
 
 
 def test_second_run_keeps_what_is_there(small):
@@ -115,18 +130,21 @@ def test_other_settings_are_named(small):
     assert digests(small) == before
 
 
-@pytest.mark.parametrize('args, message', [
-    ('--train 0', '--train must be at least 1'),
-    ('--val -1', '--val must be at least 1'),
-    ('--test 0', '--test must be at least 1'),
-    ('--size 31', '--size must be at least 32'),
-    ('--frames 1', '--frames must be at least 2'),
-    ('--workers 0', '--workers must be at least 1'),
-    ('--pairs 0', '"0" is neither 1 to 5 nor one of brighten, grow'),
-    ('--pairs 6', '"6" is neither 1 to 5'),
-    ('--pairs grow,fly', '--pairs: "fly" is neither'),
-    ('--pairs=', 'is neither'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        ('--train 0', '--train must be at least 1'),
+        ('--val -1', '--val must be at least 1'),
+        ('--test 0', '--test must be at least 1'),
+        ('--size 31', '--size must be at least 32'),
+        ('--frames 1', '--frames must be at least 2'),
+        ('--workers 0', '--workers must be at least 1'),
+        ('--pairs 0', '"0" is neither 1 to 5 nor one of brighten, grow'),
+        ('--pairs 6', '"6" is neither 1 to 5'),
+        ('--pairs grow,fly', '--pairs: "fly" is neither'),
+        ('--pairs=', 'is neither'),
+    ],
+)
 def test_bad_arguments(args, message, monkeypatch, tmp_path):
     out = tmp_path / 'new' / 'b'
     monkeypatch.setattr(sys, 'argv', ['script', str(out), *args.split()])
@@ -139,8 +157,11 @@ def test_bad_arguments(args, message, monkeypatch, tmp_path):
 def test_failures_leave_nothing(tmp_path):
     # A limit on the size of a file stands for a full disk: the lists fit,
     # the first frame does not. The empty folder "new" is not left either.
-    done = make(tmp_path / 'new' / 'b', *SMALL, preexec_fn=lambda: (
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))))
+    done = make(
+        tmp_path / 'new' / 'b',
+        *SMALL,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+    )
     assert 'File too large' in one_line_error(done)
     assert not os.listdir(tmp_path)
 
@@ -163,11 +184,14 @@ def test_unwritable_path():
 def start_and_wait_for_frames(out):
     """Start a long run, and return it when it has written some frames."""
     run = subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(out), '--size', '64'], text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        [sys.executable, str(SCRIPT), str(out), '--size', '64'],
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,
         # A shell's background job, as tests may be, ignores Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     partial = out.with_name(out.name + '.partial')
     until = time.time() + 60
     while not any(partial.rglob('*.jpg')):
@@ -192,11 +216,15 @@ def test_killed_run(tmp_path):
     assert len(list(out.rglob('*.jpg'))) == 4 * 10 * (3 + 2 + 1)
 
 
-@pytest.mark.parametrize('stop, message', [
-    (lambda pid: os.kill(pid, signal.SIGTERM), 'stopped\n'),
-    # Ctrl-C reaches the workers too.
-    (lambda pid: os.killpg(pid, signal.SIGINT), 'interrupted\n'),
-], ids=['kill', 'ctrl-c'])
+@pytest.mark.parametrize(
+    'stop, message',
+    [
+        (lambda pid: os.kill(pid, signal.SIGTERM), 'stopped\n'),
+        # Ctrl-C reaches the workers too.
+        (lambda pid: os.killpg(pid, signal.SIGINT), 'interrupted\n'),
+    ],
+    ids=['kill', 'ctrl-c'],
+)
 def test_stopped_run_tidies_up(tmp_path, stop, message):
     with start_and_wait_for_frames(tmp_path / 'b') as run:
         stop(run.pid)
@@ -210,7 +238,8 @@ def test_stopped_run_tidies_up(tmp_path, stop, message):
 def test_second_class_is_the_first_reversed(pair):
     first, second = (
         arrow.draw_clip(pair, backward, 10, 32, np.random.default_rng(3))
-        for backward in (False, True))
+        for backward in (False, True)
+    )
     assert first.shape == (10, 32, 32, 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(first, second[::-1])
 
@@ -246,11 +275,11 @@ def features(clip):
     shapes = (clip.max(3) - clip.min(3)) / light[:, None, None] - 0.6
     shapes = shapes.clip(0)
     area = shapes.mean((1, 2)) + 1e-6
-    y, x = np.mgrid[:1:1j * clip.shape[1], :1:1j * clip.shape[2]]
-    moments = [(shapes * weight).mean((1, 2)) / area
-               for weight in (x, y, x * x, x * y, y * y)]
-    frames = np.stack(
-        [light, clip.std((1, 2, 3)), area, *moments], axis=1)
+    y, x = np.mgrid[: 1 : 1j * clip.shape[1], : 1 : 1j * clip.shape[2]]
+    moments = [
+        (shapes * weight).mean((1, 2)) / area for weight in (x, y, x * x, x * y, y * y)
+    ]
+    frames = np.stack([light, clip.std((1, 2, 3)), area, *moments], axis=1)
     unordered = np.concatenate([frames.mean(0), frames.std(0)])
 
     # How well does a shift, a widening and a turn about the shapes' centre
@@ -262,7 +291,7 @@ def features(clip):
     ordered = [np.log(light[-1] / light[0]), np.log(area[-1] / area[0])]
     for flow_x, flow_y in ((1, 0), (0, 1), (right, down), (-down, right)):
         model = -(flow_x * slope_x + flow_y * slope_y)
-        ordered.append((change * model).sum() / (slope_x ** 2).sum())
+        ordered.append((change * model).sum() / (slope_x**2).sum())
     return np.array(ordered), unordered
 
 
@@ -284,8 +313,7 @@ def accuracy(values, labels):
     values = (values - values.mean(0)) / values.std(0)
     values = np.column_stack([values, np.ones(len(values))])
     half = len(values) // 2
-    weight = np.linalg.lstsq(
-        values[:half], 2 * labels[:half] - 1, rcond=None)[0]
+    weight = np.linalg.lstsq(values[:half], 2 * labels[:half] - 1, rcond=None)[0]
     return ((values[half:] @ weight > 0) == labels[half:]).mean()
 
 
@@ -308,8 +336,7 @@ def test_the_process_never_turns_back(pair):
     column = {'brighten': 0, 'grow': 1, 'move': 2, 'scatter': 4, 'rotate': 5}
     right = []
     for index in range(40):
-        clip = arrow.draw_clip(pair, False, 10, 64,
-                               np.random.default_rng(index))
+        clip = arrow.draw_clip(pair, False, 10, 64, np.random.default_rng(index))
         for part in (clip[:5], clip[5:], clip[::2]):
             right.append(features(part)[0][column[pair]] > 0)
     assert np.mean(right) > 0.9

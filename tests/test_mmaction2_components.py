@@ -1,32 +1,36 @@
 """Frame numbers, decoding, sampling and results follow mmaction v1."""
+
 import pickle
 
 import numpy as np
 import pytest
 import torch
+from hosts import HostError
+from hosts.mmaction2_components import (
+    FullBatchSampler,
+    V1FrameDecode,
+    V1Preprocessor,
+    V1RawFrames,
+    V1Results,
+    V1SampleFrames,
+    WholeFileBackend,
+    write_whole,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmaction.models import ActionDataPreprocessor
 from mmaction.structures import ActionDataSample
 
-from hosts import HostError
-from hosts.mmaction2_components import (FullBatchSampler, V1FrameDecode,
-                                        V1Preprocessor, V1RawFrames,
-                                        V1Results, V1SampleFrames,
-                                        WholeFileBackend, write_whole)
-
 
 def test_a_stacked_batch_is_normalized_like_a_list_of_clips():
-    clips = [torch.randint(256, (8, 3, 4, 5), dtype=torch.uint8)
-             for _ in range(3)]
-    norm = dict(mean=[120., 110., 100.], std=[60., 50., 40.],
-                format_shape='NCHW')
+    clips = [torch.randint(256, (8, 3, 4, 5), dtype=torch.uint8) for _ in range(3)]
+    norm = dict(mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0], format_shape='NCHW')
     samples = [ActionDataSample() for _ in clips]
-    expected = ActionDataPreprocessor(**norm)(
-        dict(inputs=clips, data_samples=samples))['inputs']
+    expected = ActionDataPreprocessor(**norm)(dict(inputs=clips, data_samples=samples))[
+        'inputs'
+    ]
     for inputs in (clips, torch.stack(clips)):
-        got = V1Preprocessor(**norm)(
-            dict(inputs=inputs, data_samples=samples))
+        got = V1Preprocessor(**norm)(dict(inputs=inputs, data_samples=samples))
         assert torch.equal(got['inputs'], expected)
         assert len(got['data_samples']) == 3
 
@@ -49,8 +53,7 @@ def v1_frames(total, segments, length, step, shift, jitter, test_mode):
             starts = [i * part for i in range(segments)]
             starts = starts + np.random.randint(part, size=segments)
         elif total > max(segments, span):
-            starts = np.sort(
-                np.random.randint(total - span + 1, size=segments))
+            starts = np.sort(np.random.randint(total - span + 1, size=segments))
         else:
             starts = [0] * segments
     elif total > segments + span - 1:
@@ -58,8 +61,7 @@ def v1_frames(total, segments, length, step, shift, jitter, test_mode):
         starts = [int(tick / 2.0 + tick * i) for i in range(segments)]
     else:
         starts = [0] * segments
-    skips = (np.random.randint(step, size=length) if jitter else
-             [0] * length)
+    skips = np.random.randint(step, size=length) if jitter else [0] * length
     frames = []
     for start in starts:
         p = int(start) + 1
@@ -71,15 +73,19 @@ def v1_frames(total, segments, length, step, shift, jitter, test_mode):
 
 
 @settings(max_examples=500, deadline=None, derandomize=True)
-@given(total=st.integers(1, 90), segments=st.integers(1, 10),
-       length=st.integers(1, 8), step=st.integers(1, 8),
-       shift=st.booleans(), jitter=st.booleans(), test_mode=st.booleans(),
-       seed=st.integers(0, 99))
-def test_sample_frames(total, segments, length, step, shift, jitter,
-                       test_mode, seed):
+@given(
+    total=st.integers(1, 90),
+    segments=st.integers(1, 10),
+    length=st.integers(1, 8),
+    step=st.integers(1, 8),
+    shift=st.booleans(),
+    jitter=st.booleans(),
+    test_mode=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_sample_frames(total, segments, length, step, shift, jitter, test_mode, seed):
     np.random.seed(seed)
-    wanted = v1_frames(total, segments, length, step, shift, jitter,
-                       test_mode)
+    wanted = v1_frames(total, segments, length, step, shift, jitter, test_mode)
     np.random.seed(seed)
     sample = V1SampleFrames(segments, length, step, shift, jitter, test_mode)
     frames = sample(dict(total_frames=total))['frame_inds']
@@ -91,29 +97,34 @@ def test_sample_frames_of_kinetics():
     """10 segments of 8 frames, every 8th, of a 10-second video."""
     sample = V1SampleFrames(10, 8, 8, False, False, True)
     frames = sample(dict(total_frames=300))['frame_inds'].reshape(10, 8)
-    assert frames[:, 0].tolist() == [
-        12, 36, 60, 83, 107, 131, 155, 178, 202, 226]
+    assert frames[:, 0].tolist() == [12, 36, 60, 83, 107, 131, 155, 178, 202, 226]
     assert (np.diff(frames) == 8).all()
 
 
 def list_of(tmp_path, text, num_classes=3):
     (tmp_path / 'list.txt').write_text(text)
-    return V1RawFrames(str(tmp_path / 'list.txt'), pipeline=[],
-                       data_prefix=dict(img=str(tmp_path)),
-                       filename_tmpl='image_{:05d}.jpg',
-                       num_classes=num_classes)
+    return V1RawFrames(
+        str(tmp_path / 'list.txt'),
+        pipeline=[],
+        data_prefix=dict(img=str(tmp_path)),
+        filename_tmpl='image_{:05d}.jpg',
+        num_classes=num_classes,
+    )
 
 
-@pytest.mark.parametrize('text, message', [
-    ('a 8 0\nb 8\n', "line 2: 'b 8' should be \"path num_frames label\""),
-    ('a 8 0\nb eight 0\n', 'line 2'),
-    ('a 8 0\n\nb 8 0\n', "line 2: ''"),
-    ('a 0 0\n', 'line 1: a video of 0 frames'),
-    ('a 8 3\n', 'label 3 is not one of the 3 classes'),
-    ('a 8 -1\n', 'label -1'),
-    ('', 'lists no video'),
-    ('a 8 0\n', 'a/image_00001.jpg does not exist'),
-])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('a 8 0\nb 8\n', 'line 2: \'b 8\' should be "path num_frames label"'),
+        ('a 8 0\nb eight 0\n', 'line 2'),
+        ('a 8 0\n\nb 8 0\n', "line 2: ''"),
+        ('a 0 0\n', 'line 1: a video of 0 frames'),
+        ('a 8 3\n', 'label 3 is not one of the 3 classes'),
+        ('a 8 -1\n', 'label -1'),
+        ('', 'lists no video'),
+        ('a 8 0\n', 'a/image_00001.jpg does not exist'),
+    ],
+)
 def test_faulty_list(tmp_path, text, message):
     with pytest.raises(HostError) as error:
         list_of(tmp_path, text)
@@ -123,12 +134,12 @@ def test_faulty_list(tmp_path, text, message):
 
 def test_missing_list(tmp_path):
     with pytest.raises(HostError, match='no-list.txt does not exist'):
-        V1RawFrames(str(tmp_path / 'no-list.txt'), pipeline=[],
-                    num_classes=3)
+        V1RawFrames(str(tmp_path / 'no-list.txt'), pipeline=[], num_classes=3)
 
 
 def write_frames(folder, count, size=(20, 24)):
     import cv2
+
     folder.mkdir()
     for i in range(count):
         image = np.full((*size, 3), 10 * i, np.uint8)
@@ -148,12 +159,15 @@ def test_decode(tmp_path):
     assert results['imgs'][0][..., 2].min() > 240  # BGR
 
 
-@pytest.mark.parametrize('content, message', [
-    (None, 'cannot read frame {}: No such file'),
-    (b'', 'frame {} is no readable image'),
-    (b'not a jpeg', 'frame {} is no readable image'),
-    ('smaller', 'frame {} is 12 x 10, others of its video are 24 x 20'),
-])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (None, 'cannot read frame {}: No such file'),
+        (b'', 'frame {} is no readable image'),
+        (b'not a jpeg', 'frame {} is no readable image'),
+        ('smaller', 'frame {} is 12 x 10, others of its video are 24 x 20'),
+    ],
+)
 def test_bad_frame(tmp_path, content, message):
     write_frames(tmp_path / 'a', 3)
     frame = tmp_path / 'a' / 'image_00002.jpg'
@@ -170,13 +184,16 @@ def test_bad_frame(tmp_path, content, message):
     assert message.format(frame) in str(error.value)
 
 
-@pytest.mark.parametrize('videos, batch, processes', [
-    (10, 4, 1), (10, 4, 3), (16, 4, 2), (1, 8, 4), (7, 3, 2)])
+@pytest.mark.parametrize(
+    'videos, batch, processes',
+    [(10, 4, 1), (10, 4, 3), (16, 4, 2), (1, 8, 4), (7, 3, 2)],
+)
 def test_full_batches(monkeypatch, videos, batch, processes):
     seen = []
     for rank in range(processes):
-        monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info',
-                            lambda: (rank, processes))
+        monkeypatch.setattr(
+            'mmengine.dataset.sampler.get_dist_info', lambda: (rank, processes)
+        )
         sampler = FullBatchSampler(range(videos), batch, seed=0)
         indices = list(sampler)
         assert len(indices) == len(sampler)
@@ -192,7 +209,8 @@ def test_results(tmp_path, capsys):
     labels = [0, 1, 1, 0]  # class 2 is predicted once and never right
     out = tmp_path / 'results.pkl'
     metrics = V1Results(str(out)).compute_metrics(
-        [(row[None], label) for row, label in zip(scores, labels)])
+        [(row[None], label) for row, label in zip(scores, labels)]
+    )
     results = pickle.loads(out.read_bytes())
     assert [row.shape for row in results] == [(1, 3)] * 4
     assert all(row.dtype == np.float32 for row in results)
@@ -203,13 +221,15 @@ def test_results(tmp_path, capsys):
         'Averaging score over 1 clips without softmax (ie, raw)',
         'Mean Class Accuracy = 75.00',
         'Top-1 Accuracy = 75.00',
-        'Top-5 Accuracy = 100.00']
+        'Top-5 Accuracy = 100.00',
+    ]
 
 
 def test_results_softmax(tmp_path, capsys):
     out = tmp_path / 'results.pkl'
     V1Results(str(out), use_softmax=True).compute_metrics(
-        [(np.float32([[3, 1, 0]]), 0)])
+        [(np.float32([[3, 1, 0]]), 0)]
+    )
     assert 'over 1 clips with softmax' in capsys.readouterr().out
     assert pickle.loads(out.read_bytes())[0].tolist() == [[3, 1, 0]]
 

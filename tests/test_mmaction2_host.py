@@ -1,4 +1,5 @@
 """Translation of v1 configs: v1's rules hold, other keys are errors."""
+
 import math
 import random
 from pathlib import Path
@@ -7,13 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hosts import HostError
+from hosts.mmaction2 import IMPORTS, load_config, translate
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
-
-from hosts import HostError
-from hosts.mmaction2 import IMPORTS, load_config, translate
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 KINETICS = str(CONFIGS / 'DNR_resnet50_kinetics400_rgb_seg1_f8s8.py')
@@ -26,13 +26,18 @@ def mmaction_scope():
     init_default_scope('mmaction')
 
 
-@pytest.mark.parametrize('name, dnr', [
-    ('DNR', 'both'), ('DNR_cross_temporal', 'cross_temporal'),
-    ('DNR_cross_layer', 'cross_layer'), ('BN', 'none')])
+@pytest.mark.parametrize(
+    'name, dnr',
+    [
+        ('DNR', 'both'),
+        ('DNR_cross_temporal', 'cross_temporal'),
+        ('DNR_cross_layer', 'cross_layer'),
+        ('BN', 'none'),
+    ],
+)
 def test_kinetics_configs(name, dnr):
     """What the issue of the published recipe is, number by number."""
-    v1 = load_config(
-        str(CONFIGS / f'{name}_resnet50_kinetics400_rgb_seg1_f8s8.py'))
+    v1 = load_config(str(CONFIGS / f'{name}_resnet50_kinetics400_rgb_seg1_f8s8.py'))
     cfg = translate(v1, validate=True)
     assert cfg.model.backbone.dnr == dnr
     assert cfg.model.backbone.depth == 50
@@ -44,16 +49,28 @@ def test_kinetics_configs(name, dnr):
     assert cfg.test_dataloader.batch_size == 1  # of 30 crops
     assert cfg.train_cfg.max_epochs == 196
     assert cfg.optim_wrapper.optimizer == dict(
-        type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
+        type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4
+    )
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=40, norm_type=2)
-    assert cfg.work_dir == (f'./work_dirs/{name}_r50_kinetics400_rgb_seg1_'
-                            '8x8_scratch')
+    assert cfg.work_dir == (f'./work_dirs/{name}_r50_kinetics400_rgb_seg1_8x8_scratch')
     assert [t['type'] for t in cfg.test_dataloader.dataset.pipeline] == [
-        'V1SampleFrames', 'V1FrameDecode', 'Resize', 'ThreeCrop',
-        'FormatShape', 'PackActionInputs']
+        'V1SampleFrames',
+        'V1FrameDecode',
+        'Resize',
+        'ThreeCrop',
+        'FormatShape',
+        'PackActionInputs',
+    ]
     assert [t['type'] for t in cfg.train_dataloader.dataset.pipeline] == [
-        'V1SampleFrames', 'V1FrameDecode', 'Resize', 'MultiScaleCrop',
-        'Resize', 'Flip', 'FormatShape', 'PackActionInputs']
+        'V1SampleFrames',
+        'V1FrameDecode',
+        'Resize',
+        'MultiScaleCrop',
+        'Resize',
+        'Flip',
+        'FormatShape',
+        'PackActionInputs',
+    ]
     # The published schedule's length: 8 GPUs x 8 videos.
     assert v1.lr_config.warmup_iters == 127840
 
@@ -66,7 +83,7 @@ def v1_learning_rates(base, epochs, length, policy, warmup, iters, ratio):
         if policy == 'cosine':
             rate = base * (1 + math.cos(math.pi * epoch / epochs)) / 2
         elif policy == 'step':
-            rate = base * 0.1**sum(epoch >= s for s in (2, 5))
+            rate = base * 0.1 ** sum(epoch >= s for s in (2, 5))
         else:
             rate = base
         if warmup == 'linear' and step < iters:
@@ -78,9 +95,15 @@ def v1_learning_rates(base, epochs, length, policy, warmup, iters, ratio):
 
 
 @pytest.mark.parametrize('warmup', ['linear', 'constant', None])
-@pytest.mark.parametrize('policy', [
-    dict(policy='CosineAnnealing', min_lr=0), dict(policy='cosine'),
-    dict(policy='step', step=[2, 5]), dict(policy='fixed')])
+@pytest.mark.parametrize(
+    'policy',
+    [
+        dict(policy='CosineAnnealing', min_lr=0),
+        dict(policy='cosine'),
+        dict(policy='step', step=[2, 5]),
+        dict(policy='fixed'),
+    ],
+)
 def test_learning_rates(policy, warmup, tmp_path):
     """The optimizer's rate at every iteration of a run of 7 epochs."""
     lr_config = dict(policy)
@@ -104,17 +127,25 @@ def test_learning_rates(policy, warmup, tmp_path):
             return {}
 
     runner = Runner(
-        Toy(), work_dir=str(tmp_path), train_cfg=cfg.train_cfg,
+        Toy(),
+        work_dir=str(tmp_path),
+        train_cfg=cfg.train_cfg,
         train_dataloader=torch.utils.data.DataLoader(range(5)),
         optim_wrapper=cfg.optim_wrapper,
         param_scheduler=cfg.param_scheduler,
         default_hooks=dict(logger=None, checkpoint=None, sampler_seed=None),
-        default_scope='mmaction', log_level='ERROR',
-        experiment_name=f'{policy["policy"]}-{warmup}')
+        default_scope='mmaction',
+        log_level='ERROR',
+        experiment_name=f'{policy["policy"]}-{warmup}',
+    )
     runner.train()
     name = 'cosine' if 'osine' in policy['policy'] else policy['policy']
-    assert np.allclose(seen, v1_learning_rates(
-        0.05, 7, 5, name, warmup, 13, 0.01), rtol=1e-9, atol=1e-15)
+    assert np.allclose(
+        seen,
+        v1_learning_rates(0.05, 7, 5, name, warmup, 13, 0.01),
+        rtol=1e-9,
+        atol=1e-15,
+    )
 
 
 def frames(tmp_path, width, height, count=8):
@@ -123,27 +154,34 @@ def frames(tmp_path, width, height, count=8):
     folder.mkdir()
     y, x = np.mgrid[:height, :width]
     for i in range(count):
-        image = np.stack([x * 255 / width, y * 255 / height,
-                          np.full(x.shape, 30 * i)], -1)
-        cv2.imwrite(str(folder / f'image_{i + 1:05d}.jpg'), image,
-                    [cv2.IMWRITE_JPEG_QUALITY, 100])
+        image = np.stack(
+            [x * 255 / width, y * 255 / height, np.full(x.shape, 30 * i)], -1
+        )
+        cv2.imwrite(
+            str(folder / f'image_{i + 1:05d}.jpg'),
+            image,
+            [cv2.IMWRITE_JPEG_QUALITY, 100],
+        )
     (tmp_path / 'list.txt').write_text(f'video {count} 2\n')
-    return [cv2.imread(str(folder / f'image_{i + 1:05d}.jpg'))
-            for i in range(count)]
+    return [cv2.imread(str(folder / f'image_{i + 1:05d}.jpg')) for i in range(count)]
 
 
 def sample(tmp_path, split, **options):
     """The images (M, 3, H, W) that a split's pipeline gives, normalized."""
     v1 = load_config(KINETICS)
-    v1.data[split].update(ann_file=str(tmp_path / 'list.txt'),
-                          img_prefix=str(tmp_path), new_step=1, **options)
+    v1.data[split].update(
+        ann_file=str(tmp_path / 'list.txt'),
+        img_prefix=str(tmp_path),
+        new_step=1,
+        **options,
+    )
     cfg = translate(v1)
     from mmaction.registry import DATASETS, MODELS
+
     loader = cfg.get(f'{split}_dataloader')
     data = DATASETS.build(loader.dataset)[0]
     preprocess = MODELS.build(cfg.model.data_preprocessor)
-    out = preprocess(dict(inputs=[data['inputs']],
-                          data_samples=[data['data_samples']]))
+    out = preprocess(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))
     assert int(out['data_samples'][0].gt_labels.item) == 2
     return out['inputs'][0]
 
@@ -152,12 +190,12 @@ def normalized(image):
     """An image (H, W, BGR) as v1 normalizes it, (3, H, W)."""
     rgb = image[..., ::-1].astype(np.float32)
     rgb = (rgb - np.float32([123.675, 116.28, 103.53])) / np.float32(
-        [58.395, 57.12, 57.375])
+        [58.395, 57.12, 57.375]
+    )
     return torch.from_numpy(rgb.transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize('width, height', [(340, 256), (320, 240),
-                                           (120, 300)])
+@pytest.mark.parametrize('width, height', [(340, 256), (320, 240), (120, 300)])
 def test_test_images(tmp_path, width, height):
     """Short side 256, left, right and middle crop of 8 frames each."""
     images = frames(tmp_path, width, height, 8)
@@ -169,8 +207,11 @@ def test_test_images(tmp_path, width, height):
     wanted = []
     for offset in (0, 2 * step, step):
         for image in images:
-            crop = (image[:, offset:offset + 256] if size[0] > size[1]
-                    else image[offset:offset + 256])
+            crop = (
+                image[:, offset : offset + 256]
+                if size[0] > size[1]
+                else image[offset : offset + 256]
+            )
             wanted.append(normalized(crop))
     # The 8th frame is out of v1's reach in a clip of 8: the 7th again.
     for crop in range(3):
@@ -181,8 +222,14 @@ def test_test_images(tmp_path, width, height):
 
 def test_ten_crop(tmp_path):
     frames(tmp_path, 340, 256)
-    out = sample(tmp_path, 'test', num_segments=1, oversample='ten_crop',
-                 input_size=224, img_scale=256)
+    out = sample(
+        tmp_path,
+        'test',
+        num_segments=1,
+        oversample='ten_crop',
+        input_size=224,
+        img_scale=256,
+    )
     assert out.shape == (80, 3, 224, 224)
 
 
@@ -197,7 +244,7 @@ def test_training_images(tmp_path):
                 continue
             dx, dy = (340 - w) // 4, (256 - h) // 4
             for x, y in ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2)):
-                crop = images[0][y * dy:y * dy + h, x * dx:x * dx + w]
+                crop = images[0][y * dy : y * dy + h, x * dx : x * dx + w]
                 crop = cv2.resize(crop, (224, 224))
                 wanted += [normalized(crop), normalized(crop[:, ::-1])]
     wanted = torch.stack(wanted)
@@ -214,37 +261,45 @@ def test_training_images(tmp_path):
     assert {index % 2 for index in seen} == {0, 1}
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'model.type': 'TSN3D'}, "model.type='TSN3D' cannot be honoured"),
-    ({'model.backbone.type': 'ResNet'}, 'model.backbone.type'),
-    ({'model.modality': 'Flow'}, 'model.modality'),
-    ({'model.neck': 1, 'model.a': 2},
-     'model.neck=1, model.a=2 is unknown'),
-    ({'model.backbone.out_indices': (0, 3)}, 'should name the one stage'),
-    ({'model.cls_head.with_avg_pool': True}, 'model.cls_head.with_avg_pool'),
-    ({'model.backbone.n_segment': 4},
-     'n_segment=4 is not the clip of data.train: new_length=8'),
-    ({'data.val.num_segments': 3, 'data.val.new_length': 1},
-     'is not the clip of data.val'),
-    ({'data.train.type': 'VideoDataset'}, 'data.train.type'),
-    ({'data.train.resize_crop': True}, 'data.train.resize_crop=True'),
-    ({'data.train.div_255': True}, 'data.train.div_255'),
-    ({'data.train.typo': 1}, 'data.train.typo=1 is unknown'),
-    ({'data.train.input_size': 256},
-     'data.train.input_size=256 x 256 gives 8 x 8 features'),
-    ({'data.test.input_size': 224}, 'use an input_size of 256'),
-    ({'data.val.img_norm_cfg.mean': [0, 0, 0]}, 'img_norm_cfg must be'),
-    ({'lr_config.policy': 'poly'}, "lr_config.policy='poly'"),
-    ({'lr_config.min_lr': 0.1}, 'lr_config.min_lr=0.1'),
-    ({'lr_config.warmup_by_epoch': True}, 'lr_config.warmup_by_epoch'),
-    ({'lr_config.warmup_ratio': 0}, 'warmup_ratio=0'),
-    ({'optimizer_config.typo': 1}, 'optimizer_config.typo'),
-    ({'checkpoint_config.typo': 1}, 'checkpoint_config.typo'),
-    ({'log_config.hooks.0.type': 'WandbHook'}, 'log_config.hooks.type'),
-    ({'workflow': [('train', 1), ('val', 1)]}, 'workflow='),
-    ({'test_cfg': dict(a=1)}, 'test_cfg='),
-    ({'dist_params.port': 1}, 'dist_params.port'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'model.type': 'TSN3D'}, "model.type='TSN3D' cannot be honoured"),
+        ({'model.backbone.type': 'ResNet'}, 'model.backbone.type'),
+        ({'model.modality': 'Flow'}, 'model.modality'),
+        ({'model.neck': 1, 'model.a': 2}, 'model.neck=1, model.a=2 is unknown'),
+        ({'model.backbone.out_indices': (0, 3)}, 'should name the one stage'),
+        ({'model.cls_head.with_avg_pool': True}, 'model.cls_head.with_avg_pool'),
+        (
+            {'model.backbone.n_segment': 4},
+            'n_segment=4 is not the clip of data.train: new_length=8',
+        ),
+        (
+            {'data.val.num_segments': 3, 'data.val.new_length': 1},
+            'is not the clip of data.val',
+        ),
+        ({'data.train.type': 'VideoDataset'}, 'data.train.type'),
+        ({'data.train.resize_crop': True}, 'data.train.resize_crop=True'),
+        ({'data.train.div_255': True}, 'data.train.div_255'),
+        ({'data.train.typo': 1}, 'data.train.typo=1 is unknown'),
+        (
+            {'data.train.input_size': 256},
+            'data.train.input_size=256 x 256 gives 8 x 8 features',
+        ),
+        ({'data.test.input_size': 224}, 'use an input_size of 256'),
+        ({'data.val.img_norm_cfg.mean': [0, 0, 0]}, 'img_norm_cfg must be'),
+        ({'lr_config.policy': 'poly'}, "lr_config.policy='poly'"),
+        ({'lr_config.min_lr': 0.1}, 'lr_config.min_lr=0.1'),
+        ({'lr_config.warmup_by_epoch': True}, 'lr_config.warmup_by_epoch'),
+        ({'lr_config.warmup_ratio': 0}, 'warmup_ratio=0'),
+        ({'optimizer_config.typo': 1}, 'optimizer_config.typo'),
+        ({'checkpoint_config.typo': 1}, 'checkpoint_config.typo'),
+        ({'log_config.hooks.0.type': 'WandbHook'}, 'log_config.hooks.type'),
+        ({'workflow': [('train', 1), ('val', 1)]}, 'workflow='),
+        ({'test_cfg': dict(a=1)}, 'test_cfg='),
+        ({'dist_params.port': 1}, 'dist_params.port'),
+    ],
+)
 def test_keys_that_cannot_be_honoured(options, message):
     with pytest.raises(HostError) as error:
         translate(load_config(KINETICS, options), validate=True)

@@ -5,6 +5,7 @@ The second half runs real processes on a real checkout of mmaction v1:
     MMACTION_ROOT=/path/to/mmaction .venv-v1/bin/python -m pytest \
         tests/test_mmaction_v1_host.py
 """
+
 import collections
 import importlib.metadata
 import importlib.util
@@ -21,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from conftest import V1_CHECKOUT
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,8 @@ needs_v1 = pytest.mark.skipif(
     not (V1_CHECKOUT and mmcv_version().startswith('1.')),
     reason='needs a checkout of mmaction v1 and its environment: '
     'MMACTION_ROOT=/path/to/mmaction .venv-v1/bin/python -m pytest '
-    'tests/test_mmaction_v1_host.py')
+    'tests/test_mmaction_v1_host.py',
+)
 
 
 @pytest.fixture
@@ -54,16 +55,22 @@ def fixes():
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """The parts of a v1 checkout that the fixes look at, importable."""
-    for folder in ('ops/nms', 'ops/roi_align', 'ops/roi_pool', 'models',
-                   'third_party/ActivityNet'):
+    for folder in (
+        'ops/nms',
+        'ops/roi_align',
+        'ops/roi_pool',
+        'models',
+        'third_party/ActivityNet',
+    ):
         (tmp_path / 'mmaction' / folder).mkdir(parents=True)
     for package in ('.', 'ops', 'ops/nms', 'models'):
         (tmp_path / 'mmaction' / package / '__init__.py').touch()
     (tmp_path / 'mmaction/__init__.py').write_text(
-        'from .version import __version__, short_version\n')
+        'from .version import __version__, short_version\n'
+    )
     (tmp_path / 'mmaction/ops/nms/wrapper.py').write_text(
-        'from . import nms_cuda, nms_cpu\n'
-        'from .soft_nms_cpu import soft_nms_cpu\n')
+        'from . import nms_cuda, nms_cpu\nfrom .soft_nms_cpu import soft_nms_cpu\n'
+    )
     (tmp_path / 'mmaction/models/registry.py').touch()
     (tmp_path / 'tools').mkdir()
     (tmp_path / 'tools/train_recognizer.py').touch()
@@ -106,9 +113,17 @@ def test_sequence_and_numpy_names(fixes, monkeypatch):
 def test_an_old_stack_is_left_alone(fixes, monkeypatch):
     monkeypatch.setattr(fixes, 'TORCH', (1, 5))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    for name in ('ddp_replicated_tensor', 'torch_warnings', 'copy_stream',
-                 'weights_only', 'cpu_process_group', 'cpu_current_device',
-                 'cpu_module_cuda', 'cpu_ddp', 'cpu_resume'):
+    for name in (
+        'ddp_replicated_tensor',
+        'torch_warnings',
+        'copy_stream',
+        'weights_only',
+        'cpu_process_group',
+        'cpu_current_device',
+        'cpu_module_cuda',
+        'cpu_ddp',
+        'cpu_resume',
+    ):
         assert not getattr(fixes, 'fix_' + name)(), name
 
 
@@ -116,8 +131,11 @@ def test_a_missing_operator_says_which_and_why(fixes, checkout):
     assert fixes.fix_version_file()
     assert fixes.fix_compiled_operators()
     wrapper = importlib.import_module('mmaction.ops.nms.wrapper')
-    with pytest.raises(RuntimeError, match=r'mmaction\.ops\.nms\.nms_cuda\.'
-                       r'nms is missing: .*THC.*PyTorch 1\.11.*detectors'):
+    with pytest.raises(
+        RuntimeError,
+        match=r'mmaction\.ops\.nms\.nms_cuda\.'
+        r'nms is missing: .*THC.*PyTorch 1\.11.*detectors',
+    ):
         wrapper.nms_cuda.nms(None, 0.5)
     with pytest.raises(RuntimeError, match=r'soft_nms_cpu'):
         wrapper.soft_nms_cpu(None)
@@ -130,7 +148,8 @@ def test_a_compiled_operator_is_kept(fixes, checkout):
     for name in ('nms_cuda', 'nms_cpu'):
         (checkout / f'mmaction/ops/nms/{name}.py').write_text('built = 1\n')
     (checkout / 'mmaction/version.py').write_text(
-        '__version__ = short_version = "mine"\n')
+        '__version__ = short_version = "mine"\n'
+    )
     assert not fixes.fix_version_file()
     assert fixes.fix_compiled_operators()
     wrapper = importlib.import_module('mmaction.ops.nms.wrapper')
@@ -141,7 +160,9 @@ def test_the_missing_submodule(fixes, checkout):
     fixes.fix_version_file()
     assert fixes.fix_activitynet()
     from mmaction.third_party.ActivityNet.Evaluation.ava import (
-        object_detection_evaluation)
+        object_detection_evaluation,
+    )
+
     with pytest.raises(RuntimeError, match='ActivityNet submodule'):
         object_detection_evaluation.PascalDetectionEvaluator([])
 
@@ -152,16 +173,18 @@ def setup_script(tmp_path, *args, **env):
     shutil.copytree(ROOT / 'tools', copy / 'tools', dirs_exist_ok=True)
     run = subprocess.run(
         [str(copy / 'tools/setup_mmaction_v1.sh'), *map(str, args)],
-        env={**os.environ, **env}, text=True, capture_output=True,
-        timeout=120)
+        env={**os.environ, **env},
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
     return run, sorted(path.name for path in copy.iterdir())
 
 
 def test_setup_where_the_clone_is_refused(tmp_path):
     (tmp_path / 'git').write_text('#!/bin/sh\nmkdir "$3"; exit 1\n')
     (tmp_path / 'git').chmod(0o755)
-    run, left = setup_script(
-        tmp_path, PATH=f'{tmp_path}:{os.environ["PATH"]}')
+    run, left = setup_script(tmp_path, PATH=f'{tmp_path}:{os.environ["PATH"]}')
     assert run.returncode == 1
     assert 'could not clone https://github.com/open-mmlab' in run.stderr
     assert left == ['tools']
@@ -169,9 +192,15 @@ def test_setup_where_the_clone_is_refused(tmp_path):
 
 def test_setup_where_a_download_is_refused(tmp_path, checkout):
     run, left = setup_script(
-        tmp_path, checkout, PYTHON=sys.executable,
-        PIP_CONFIG_FILE=os.devnull, PIP_RETRIES='0', PIP_FIND_LINKS='',
-        PIP_EXTRA_INDEX_URL='', PIP_INDEX_URL='http://127.0.0.1:9/')
+        tmp_path,
+        checkout,
+        PYTHON=sys.executable,
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_RETRIES='0',
+        PIP_FIND_LINKS='',
+        PIP_EXTRA_INDEX_URL='',
+        PIP_INDEX_URL='http://127.0.0.1:9/',
+    )
     assert run.returncode == 1
     assert 'could not install tools/requirements-v1.txt' in run.stderr
     assert left == ['tools']
@@ -254,12 +283,22 @@ def start(folder, name, processes, *args):
         command = [ROOT / f'tools/dist_{name}_recognizer.sh']
         args.insert(1 if name == 'train' else 2, str(processes))
     path = os.path.dirname(sys.executable) + ':' + os.environ['PATH']
-    env = {**os.environ, 'PATH': path, 'OMP_NUM_THREADS': '1',
-           'MMACTION_ROOT': os.path.abspath(V1_CHECKOUT), 'PORT': free_port(),
-           'CUDA_VISIBLE_DEVICES': ''}
+    env = {
+        **os.environ,
+        'PATH': path,
+        'OMP_NUM_THREADS': '1',
+        'MMACTION_ROOT': os.path.abspath(V1_CHECKOUT),
+        'PORT': free_port(),
+        'CUDA_VISIBLE_DEVICES': '',
+    }
     return subprocess.Popen(
-        [*command, *args], cwd=folder, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        [*command, *args],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def run(folder, name, processes, *args, fails=False):
@@ -274,12 +313,24 @@ def inside(folder, code, fails=False, **env):
     """Run Python code that has imported the v1 host. Returns its output."""
     tools = f'{ROOT / "tools"}:{env.pop("PYTHONPATH", "")}'
     done = subprocess.run(
-        [sys.executable, '-c', 'from hosts import choose_host\n'
-         'host = choose_host()\n' + code],
-        cwd=folder, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, timeout=120,
-        env={**os.environ, 'MMACTION_ROOT': os.path.abspath(V1_CHECKOUT),
-             'CUDA_VISIBLE_DEVICES': '', 'PYTHONPATH': tools, **env})
+        [
+            sys.executable,
+            '-c',
+            'from hosts import choose_host\nhost = choose_host()\n' + code,
+        ],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+        env={
+            **os.environ,
+            'MMACTION_ROOT': os.path.abspath(V1_CHECKOUT),
+            'CUDA_VISIBLE_DEVICES': '',
+            'PYTHONPATH': tools,
+            **env,
+        },
+    )
     assert (done.returncode != 0) == fails, done.stdout
     return done.stdout
 
@@ -293,6 +344,7 @@ def load(path):
 def work(tmp_path_factory):
     """A folder with a config, random clips and lists of them."""
     import cv2
+
     folder = tmp_path_factory.mktemp('v1')
     rng = np.random.default_rng(0)
     (folder / 'config.py').write_text(CONFIG)
@@ -311,14 +363,24 @@ def work(tmp_path_factory):
 @pytest.fixture(scope='module')
 def trained(work):
     """The output of a training with validation in two processes."""
-    return run(work, 'train', 2, 'config.py', '--validate', '--seed', 0,
-               '--cfg-options', 'data.workers_per_gpu=1')
+    return run(
+        work,
+        'train',
+        2,
+        'config.py',
+        '--validate',
+        '--seed',
+        0,
+        '--cfg-options',
+        'data.workers_per_gpu=1',
+    )
 
 
 def rates(output):
     """The learning rate of each epoch's first iteration, from a log."""
-    return [float(lr) for lr in
-            re.findall(r'Epoch \[\d+\]\[1/\d+\]\s+lr: (\S+),', output)]
+    return [
+        float(lr) for lr in re.findall(r'Epoch \[\d+\]\[1/\d+\]\s+lr: (\S+),', output)
+    ]
 
 
 @needs_v1
@@ -337,40 +399,68 @@ def test_cosine_is_cosine_annealing_to_zero(work, trained):
     expected = [0.01 * (1 + math.cos(math.pi * i / 3)) for i in range(3)]
     assert rates(trained) == pytest.approx(expected, rel=1e-3)
     # In one process without a launcher, one video at a time.
-    output = run(work, 'train', 1, 'config.py', '--cfg-options',
-                 'lr_config.policy=CosineAnnealing', 'lr_config.min_lr=0',
-                 'data.videos_per_gpu=1', 'work_dir=annealing')
+    output = run(
+        work,
+        'train',
+        1,
+        'config.py',
+        '--cfg-options',
+        'lr_config.policy=CosineAnnealing',
+        'lr_config.min_lr=0',
+        'data.videos_per_gpu=1',
+        'work_dir=annealing',
+    )
     assert rates(output) == pytest.approx(expected, rel=1e-3)
 
 
 @needs_v1
 def test_resuming(work, trained):
-    output = run(work, 'train', 2, 'config.py', '--resume_from',
-                 'work/epoch_2.pth', '--work_dir', 'resumed')
+    output = run(
+        work,
+        'train',
+        2,
+        'config.py',
+        '--resume_from',
+        'work/epoch_2.pth',
+        '--work_dir',
+        'resumed',
+    )
     assert 'Epoch [3][1/2]' in output and 'Epoch [2]' not in output
-    assert sorted(p.name for p in (work / 'resumed').glob('epoch*')) == [
-        'epoch_3.pth']
+    assert sorted(p.name for p in (work / 'resumed').glob('epoch*')) == ['epoch_3.pth']
 
 
 @needs_v1
 def test_results_with_one_and_two_processes(work, trained):
-    one = run(work, 'test', 1, 'config.py', 'work/epoch_3.pth', '--out',
-              'one.pkl')
+    one = run(work, 'test', 1, 'config.py', 'work/epoch_3.pth', '--out', 'one.pkl')
     # Two tests at once, of names that v1 gives one temporary folder.
     processes = {
-        epoch: start(work, 'test', 2, 'config.py', f'work/epoch_{epoch}.pth',
-                     '--out', f'./epoch{epoch}.pkl') for epoch in (1, 3)}
-    outputs = {epoch: process.communicate(timeout=300)[0]
-               for epoch, process in processes.items()}
+        epoch: start(
+            work,
+            'test',
+            2,
+            'config.py',
+            f'work/epoch_{epoch}.pth',
+            '--out',
+            f'./epoch{epoch}.pkl',
+        )
+        for epoch in (1, 3)
+    }
+    outputs = {
+        epoch: process.communicate(timeout=300)[0]
+        for epoch, process in processes.items()
+    }
     for epoch, process in processes.items():
         assert process.returncode == 0, outputs[epoch]
     scores = load(work / 'one.pkl')
     assert [(s.shape, s.dtype) for s in scores] == [((1, 6), np.float32)] * 5
     np.testing.assert_array_equal(scores, load(work / 'epoch3.pkl'))
-    assert np.abs(np.subtract(scores, load(work / 'epoch1.pkl'))).max() > .01
+    assert np.abs(np.subtract(scores, load(work / 'epoch1.pkl'))).max() > 0.01
     for output in (one, outputs[3]):
         assert re.findall(r'^(.*) Accuracy = \d', output, re.M) == [
-            'Mean Class', 'Top-1', 'Top-5']
+            'Mean Class',
+            'Top-1',
+            'Top-5',
+        ]
     assert not (work / 'tmp').exists()
     assert not list(work.glob('.*.pkl'))
 
@@ -382,24 +472,44 @@ def test_a_missing_frame_stops_every_process(work, tmp_path):
     # Frames that every choice of 8 has.
     for clip in (0, 1):
         (tmp_path / f'train/clip{clip}/image_00005.jpg').unlink()
-    output = run(work, 'train', 2, 'config.py', '--cfg-options',
-                 f'data.train.ann_file={tmp_path}/train.txt',
-                 f'data.train.img_prefix={tmp_path}/train',
-                 'data.workers_per_gpu=1', f'work_dir={tmp_path}/work',
-                 fails=True)
-    assert re.search(rf'cannot read frame {tmp_path}/train/clip[01]/'
-                     r'image_00005.jpg: .*No such file', output), output
+    output = run(
+        work,
+        'train',
+        2,
+        'config.py',
+        '--cfg-options',
+        f'data.train.ann_file={tmp_path}/train.txt',
+        f'data.train.img_prefix={tmp_path}/train',
+        'data.workers_per_gpu=1',
+        f'work_dir={tmp_path}/work',
+        fails=True,
+    )
+    assert re.search(
+        rf'cannot read frame {tmp_path}/train/clip[01]/'
+        r'image_00005.jpg: .*No such file',
+        output,
+    ), output
 
 
 @needs_v1
 def test_an_unreadable_frame_stops_every_process(work, trained, tmp_path):
     shutil.copytree(work / 'val', tmp_path / 'val')
     (tmp_path / 'val/clip1/image_00004.jpg').write_text('no image')
-    output = run(work, 'test', 2, 'config.py', 'work/epoch_3.pth', '--out',
-                 tmp_path / 'results.pkl', '--cfg-options',
-                 f'data.test.img_prefix={tmp_path}/val', fails=True)
-    assert (f'cannot read frame {tmp_path}/val/clip1/image_00004.jpg: '
-            'not an image') in output
+    output = run(
+        work,
+        'test',
+        2,
+        'config.py',
+        'work/epoch_3.pth',
+        '--out',
+        tmp_path / 'results.pkl',
+        '--cfg-options',
+        f'data.test.img_prefix={tmp_path}/val',
+        fails=True,
+    )
+    assert (
+        f'cannot read frame {tmp_path}/val/clip1/image_00004.jpg: not an image'
+    ) in output
     assert not list(tmp_path.glob('*.pkl'))
 
 
@@ -407,10 +517,19 @@ def test_an_unreadable_frame_stops_every_process(work, trained, tmp_path):
 def test_a_malformed_annotation(work, tmp_path):
     bad = tmp_path / 'bad.txt'
     bad.write_text('clip0 8 0\nclip1 9 one\nclip2 10 2\n')
-    output = run(work, 'train', 1, 'config.py', '--cfg-options',
-                 f'data.train.ann_file={bad}', fails=True)
+    output = run(
+        work,
+        'train',
+        1,
+        'config.py',
+        '--cfg-options',
+        f'data.train.ann_file={bad}',
+        fails=True,
+    )
     assert f"error: {bad}, line 2: 'clip1 9 one' should be" in output
-    output = inside(work, f"""
+    output = inside(
+        work,
+        f"""
 from hosts import HostError
 from mmaction.datasets import RawFramesDataset
 for line in ('clip1 9', 'clip1  9 1', 'clip1 0 1', 'clip1 9 -1', ''):
@@ -420,13 +539,16 @@ for line in ('clip1 9', 'clip1  9 1', 'clip1 0 1', 'clip1 9 -1', ''):
         RawFramesDataset.load_annotations(None, {str(bad)!r})
     except HostError as error:
         print(f'line 2: {{line!r}} should be' in str(error))
-""")
+""",
+    )
     assert output.split() == ['True'] * 5
 
 
 @needs_v1
 def test_too_few_videos(work):
-    output = inside(work, """
+    output = inside(
+        work,
+        """
 import numpy
 from mmaction.datasets import DistributedGroupSampler
 host.guard_few_videos()
@@ -434,7 +556,9 @@ class Videos(list):
     flag = numpy.ones(3, 'uint8')
 print(len(list(DistributedGroupSampler(Videos('abc'), 3, 2, 0))))
 list(DistributedGroupSampler(Videos('abc'), 4, 2, 0))
-""", fails=True)
+""",
+        fails=True,
+    )
     assert output.startswith('3\n')
     assert 'HostError: 3 videos are too few for 8 places' in output
 
@@ -442,25 +566,49 @@ list(DistributedGroupSampler(Videos('abc'), 4, 2, 0))
 @needs_v1
 def test_checkpoints_that_are_refused(work, trained, tmp_path):
     state = torch.load(work / 'work/epoch_3.pth', weights_only=True)
-    lacking = dict(state, state_dict={
-        k: v for k, v in state['state_dict'].items() if 'fc_cls' not in k})
+    lacking = dict(
+        state,
+        state_dict={k: v for k, v in state['state_dict'].items() if 'fc_cls' not in k},
+    )
     torch.save(lacking, tmp_path / 'lacking.pth')
     deeper = dict(state['state_dict'])
     deeper['backbone.layer4.2.conv1.weight'] = torch.zeros(1)
     torch.save(dict(state_dict=deeper), tmp_path / 'deeper.pth')
     torch.save({'state_dict': print}, tmp_path / 'code.pth')
     for name, text, options in (
-            ('lacking.pth', 'no cls_head.fc_cls.weight, cls_head.fc_cls.bias',
-             ['model.cls_head.num_classes=6']),
-            ('deeper.pth', 'which has no backbone.layer4.2.conv1.weight',
-             ['model.cls_head.num_classes=6']),
-            ('code.pth', 'Unsupported global: GLOBAL print',
-             ['model.cls_head.num_classes=6']),
-            (work / 'work/epoch_3.pth', 'size mismatch for cls_head.fc_cls',
-             ['model.cls_head.num_classes=7'])):
-        output = run(work, 'test', 1, 'config.py', tmp_path / name, '--out',
-                     tmp_path / 'results.pkl', '--cfg-options', *options,
-                     fails=True)
+        (
+            'lacking.pth',
+            'no cls_head.fc_cls.weight, cls_head.fc_cls.bias',
+            ['model.cls_head.num_classes=6'],
+        ),
+        (
+            'deeper.pth',
+            'which has no backbone.layer4.2.conv1.weight',
+            ['model.cls_head.num_classes=6'],
+        ),
+        (
+            'code.pth',
+            'Unsupported global: GLOBAL print',
+            ['model.cls_head.num_classes=6'],
+        ),
+        (
+            work / 'work/epoch_3.pth',
+            'size mismatch for cls_head.fc_cls',
+            ['model.cls_head.num_classes=7'],
+        ),
+    ):
+        output = run(
+            work,
+            'test',
+            1,
+            'config.py',
+            tmp_path / name,
+            '--out',
+            tmp_path / 'results.pkl',
+            '--cfg-options',
+            *options,
+            fails=True,
+        )
         assert f'{tmp_path / name}' in output and text in output, output
         assert not (tmp_path / 'results.pkl').exists()
 
@@ -469,10 +617,15 @@ def test_checkpoints_that_are_refused(work, trained, tmp_path):
 def test_what_would_train_on_wrong_clips_or_a_wrong_state(work, tmp_path):
     torch.save(dict(state_dict={}, message_hub={}), tmp_path / 'other.pth')
     for options, text in (
-            (['--cfg-options', 'data.train.new_length=4'],
-             'n_segment=8 is not the clip of data.train: new_length=4'),
-            (['--resume_from', tmp_path / 'other.pth'],
-             'other.pth is a checkpoint of the mmaction2 host')):
+        (
+            ['--cfg-options', 'data.train.new_length=4'],
+            'n_segment=8 is not the clip of data.train: new_length=4',
+        ),
+        (
+            ['--resume_from', tmp_path / 'other.pth'],
+            'other.pth is a checkpoint of the mmaction2 host',
+        ),
+    ):
         output = run(work, 'train', 1, 'config.py', *options, fails=True)
         assert output.splitlines()[-1].startswith('error: ')
         assert text in output
@@ -480,7 +633,9 @@ def test_what_would_train_on_wrong_clips_or_a_wrong_state(work, tmp_path):
 
 @needs_v1
 def test_v1_imports_whole_and_missing_operators_raise(work):
-    output = inside(work, """
+    output = inside(
+        work,
+        """
 import mmaction.models
 from mmaction.ops.nms import nms_wrapper
 print(sorted(mmaction.models.DETECTORS.module_dict))
@@ -488,7 +643,9 @@ host.add_backbone()
 print(mmaction.models.BACKBONES.module_dict['ResNet_DNR'].__module__)
 import numpy
 nms_wrapper.nms(numpy.zeros((3, 5), 'float32'), 0.5, device_id=None)
-""", fails=True)
+""",
+        fails=True,
+    )
     assert 'FasterRCNN' in output
     assert re.search(r'^(mmaction\..*)?resnet_dnr$', output, re.M), output
     assert 'mmaction.ops.nms.nms_cpu.nms is missing' in output
@@ -500,13 +657,19 @@ def test_a_broken_torchvision(work, tmp_path, error):
     (tmp_path / 'torchvision').mkdir()
     (tmp_path / 'torchvision/part.py').touch()
     (tmp_path / 'torchvision/__init__.py').write_text(
-        f'from . import part\nraise {error}("no torchvision::nms")\n')
-    output = inside(work, """
+        f'from . import part\nraise {error}("no torchvision::nms")\n'
+    )
+    output = inside(
+        work,
+        """
 import sys
 print([name for name in sys.modules if 'torchvision' in name])
 from mmcv.runner import load_checkpoint
 load_checkpoint(None, 'torchvision://resnet18')
-""", fails=True, PYTHONPATH=str(tmp_path))
+""",
+        fails=True,
+        PYTHONPATH=str(tmp_path),
+    )
     assert output.startswith('[]')
     assert 'torchvision.__version__ is missing' in output
     assert f'{error}: no torchvision::nms' in output
@@ -514,30 +677,38 @@ load_checkpoint(None, 'torchvision://resnet18')
 
 @needs_v1
 def test_checkpoints_are_read_without_running_them(work):
-    output = inside(work, """
+    output = inside(
+        work,
+        """
 import numpy, torch
 from mmcv.runner.checkpoint import load_from_local
 for number in (numpy.float64(.1), numpy.arange(2), getattr):
     torch.save(dict(meta=number), 'meta.pth')
     print(load_from_local('meta.pth')['meta'])
-""", fails=True)
+""",
+        fails=True,
+    )
     assert output.startswith('0.1\n[0 1]\n')
     assert 'Unsupported global: GLOBAL getattr' in output
 
 
 @needs_v1
 def test_launchers(work):
-    output = run(work, 'train', 1, 'config.py', '--launcher', 'slurm',
-                 fails=True)
+    output = run(work, 'train', 1, 'config.py', '--launcher', 'slurm', fails=True)
     assert 'error: --launcher slurm: SLURM_PROCID is not set' in output
     numbers = dict(RANK='3', SIZE='4', LOCAL_RANK='1')
-    output = inside(work, """
+    output = inside(
+        work,
+        """
 import argparse, os
 host.set_launcher('mpi')
 print(*(os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')))
 host.train(argparse.Namespace(launcher='none', gpus=2))
-""", fails=True, MASTER_ADDR='here', **{
-        'OMPI_COMM_WORLD_' + name: value for name, value in numbers.items()})
+""",
+        fails=True,
+        MASTER_ADDR='here',
+        **{'OMPI_COMM_WORLD_' + name: value for name, value in numbers.items()},
+    )
     assert output.startswith('3 4 1\n')
     assert 'HostError: --gpus 2 needs a process a GPU' in output
 
@@ -546,7 +717,10 @@ host.train(argparse.Namespace(launcher='none', gpus=2))
 def test_a_folder_that_is_no_checkout(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / 'tools/train_recognizer.py', 'config.py'],
-        env={**os.environ, 'MMACTION_ROOT': str(tmp_path)}, text=True,
-        stderr=subprocess.PIPE, timeout=120)
+        env={**os.environ, 'MMACTION_ROOT': str(tmp_path)},
+        text=True,
+        stderr=subprocess.PIPE,
+        timeout=120,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith(f'MMACTION_ROOT={tmp_path} is no checkout')

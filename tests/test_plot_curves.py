@@ -1,4 +1,5 @@
 """tools/plot_curves.py and plotting.py, on logs as both hosts write them."""
+
 import errno
 import json
 import os
@@ -26,8 +27,16 @@ def mmengine_rows(epochs, length=10, interval=4, loss=2.0):
     for epoch in epochs:
         for step in range(interval, length + 1, interval):
             iteration = (epoch - 1) * length + step
-            rows.append(dict(lr=0.1, loss=loss / iteration, top1_acc=0.5,
-                             epoch=epoch, iter=iteration, step=iteration))
+            rows.append(
+                dict(
+                    lr=0.1,
+                    loss=loss / iteration,
+                    top1_acc=0.5,
+                    epoch=epoch,
+                    iter=iteration,
+                    step=iteration,
+                )
+            )
         rows.append({'acc/top1': epoch / 10, 'acc/top5': 1.0, 'step': epoch})
     return rows
 
@@ -42,11 +51,26 @@ def v1_rows(epochs, length=10, interval=4, first_epoch=0):
     for epoch in epochs:
         for step in range(interval, length + 1, interval):
             iteration = (epoch - 1) * length + step
-            rows.append(dict(mode='train', epoch=epoch, iter=step, lr=0.1,
-                             loss_cls=2 / iteration, loss=2 / iteration))
-        rows.append({'mode': 'val', 'epoch': epoch - 1 + first_epoch,
-                     'iter': length if first_epoch == 0 else 77, 'lr': 0.1,
-                     'top1 acc': epoch / 10, 'top5 acc': 1.0})
+            rows.append(
+                dict(
+                    mode='train',
+                    epoch=epoch,
+                    iter=step,
+                    lr=0.1,
+                    loss_cls=2 / iteration,
+                    loss=2 / iteration,
+                )
+            )
+        rows.append(
+            {
+                'mode': 'val',
+                'epoch': epoch - 1 + first_epoch,
+                'iter': length if first_epoch == 0 else 77,
+                'lr': 0.1,
+                'top1 acc': epoch / 10,
+                'top5 acc': 1.0,
+            }
+        )
     return rows
 
 
@@ -75,8 +99,7 @@ def test_mmaction_v1(tmp_path):
 
 def test_mmcv_that_validates_by_itself(tmp_path):
     """Its epochs count from 1, its iterations are of the validation."""
-    write(tmp_path / '20260101_000000.log.json',
-          v1_rows([1, 2, 3], first_epoch=1))
+    write(tmp_path / '20260101_000000.log.json', v1_rows([1, 2, 3], first_epoch=1))
     losses, top1 = plot_curves.read_run(tmp_path)
     # As far as the log tells, an epoch has 8 iterations.
     assert [x for x, _ in losses] == [4, 8, 12, 16, 20, 24]
@@ -86,15 +109,13 @@ def test_mmcv_that_validates_by_itself(tmp_path):
 def test_resumed_on_mmaction2(tmp_path):
     """Killed in epoch 3, resumed from epoch 1; another loss from there on."""
     rows = mmengine_rows([1, 2, 3], loss=200.0)
-    mmengine_log(tmp_path, '20260101_000000',
-                 mmengine_rows([1]) + rows[3:-1])
+    mmengine_log(tmp_path, '20260101_000000', mmengine_rows([1]) + rows[3:-1])
     mmengine_log(tmp_path, '20260101_000001', mmengine_rows([2, 3]))
     # Tested and recalibrated in between and after; and one killed at once.
     for stamp in '20260101_000002', '20260100_000000':
         mmengine_log(tmp_path, stamp, [{'acc/top1': 0.9, 'step': 0}])
     mmengine_log(tmp_path, '20260101_000003', [])
-    write(tmp_path / '20260101_000004/20260101_000004.json',
-          [{'acc/top1': 0.9}])
+    write(tmp_path / '20260101_000004/20260101_000004.json', [{'acc/top1': 0.9}])
     losses, top1 = plot_curves.read_run(tmp_path)
     assert losses == close(LOSSES)
     assert top1 == close(TOP1)
@@ -104,8 +125,7 @@ def test_resumed_on_mmaction_v1(tmp_path):
     """The length of an epoch is known from the first part alone."""
     write(tmp_path / '20260101_000000.log.json', v1_rows([1, 2]))
     meta = dict(mmact_version='0.1.rc0', epoch=2, iter=20, time='today')
-    write(tmp_path / '20260101_000001.log.json',
-          [meta] + v1_rows([3], interval=4)[:1])
+    write(tmp_path / '20260101_000001.log.json', [meta] + v1_rows([3], interval=4)[:1])
     losses, top1 = plot_curves.read_run(tmp_path)
     assert losses == close(LOSSES[:5])
     assert top1 == close(TOP1[:2])
@@ -113,8 +133,7 @@ def test_resumed_on_mmaction_v1(tmp_path):
 
 def test_started_anew(tmp_path):
     """The last training from epoch 1 is the run."""
-    mmengine_log(tmp_path, '20260101_000000',
-                 mmengine_rows([1, 2, 3, 4], loss=9.0))
+    mmengine_log(tmp_path, '20260101_000000', mmengine_rows([1, 2, 3, 4], loss=9.0))
     mmengine_log(tmp_path, '20260101_000001', mmengine_rows([1, 2, 3]))
     losses, top1 = plot_curves.read_run(tmp_path)
     assert losses == close(LOSSES)
@@ -142,10 +161,11 @@ def draw(monkeypatch, *arguments):
 
 def texts(path):
     """Comments of an SVG file: matplotlib writes each text into one."""
-    parser = ElementTree.XMLParser(
-        target=ElementTree.TreeBuilder(insert_comments=True))
-    return {node.text.strip() for node in ElementTree.parse(path, parser)
-            .iter(ElementTree.Comment)}
+    parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
+    return {
+        node.text.strip()
+        for node in ElementTree.parse(path, parser).iter(ElementTree.Comment)
+    }
 
 
 def test_figure(tmp_path, monkeypatch, capsys):
@@ -155,8 +175,16 @@ def test_figure(tmp_path, monkeypatch, capsys):
     write(Path('v1/20260101_000000.log.json'), v1_rows([1]))
     draw(monkeypatch, 'a/run', 'b/run', 'other/', 'v1', '--out', 'all.svg')
     assert capsys.readouterr().out == 'wrote all.svg\n'
-    assert {'a/run', 'b/run', 'other', 'v1', 'training loss', 'iteration',
-            'epoch', 'validation top-1, %'} <= texts('all.svg')
+    assert {
+        'a/run',
+        'b/run',
+        'other',
+        'v1',
+        'training loss',
+        'iteration',
+        'epoch',
+        'validation top-1, %',
+    } <= texts('all.svg')
     draw(monkeypatch, 'other', '--out', 'one.png')
     assert Path('one.png').read_bytes().startswith(b'\x89PNG')
 
@@ -172,19 +200,24 @@ def test_without_validation(tmp_path, monkeypatch):
 LINE = '{"loss": 1.0, "epoch": 1, "iter": 4}\n'
 
 
-@pytest.mark.parametrize('content, message', [
-    (LINE + '{"loss": 1.0, "ep\n' + LINE, 'scalars.json, line 2 is no JSON'),
-    (LINE + 'torn\n', 'scalars.json, line 2 is no JSON'),
-    (LINE + '[1]\n', 'scalars.json, line 2 is no JSON object'),
-    (LINE + '{"loss": 1.0, "iter": 8}\n',
-     "line 2 is of no training by epochs: KeyError: 'epoch'"),
-    (LINE + '{"loss": "x", "epoch": 1, "iter": 8}\n', 'line 2 is of no'),
-    (LINE + '{"acc/top1": 0.5}\n', "KeyError: 'step'"),
-    ('{"acc/top1": 0.5, "step": 0}\n', 'has no log of a training'),
-    ('', 'has no log of a training'),
-    ('\udcff', 'cannot read '),
-    (None, 'has no log of a training'),
-])
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (LINE + '{"loss": 1.0, "ep\n' + LINE, 'scalars.json, line 2 is no JSON'),
+        (LINE + 'torn\n', 'scalars.json, line 2 is no JSON'),
+        (LINE + '[1]\n', 'scalars.json, line 2 is no JSON object'),
+        (
+            LINE + '{"loss": 1.0, "iter": 8}\n',
+            "line 2 is of no training by epochs: KeyError: 'epoch'",
+        ),
+        (LINE + '{"loss": "x", "epoch": 1, "iter": 8}\n', 'line 2 is of no'),
+        (LINE + '{"acc/top1": 0.5}\n', "KeyError: 'step'"),
+        ('{"acc/top1": 0.5, "step": 0}\n', 'has no log of a training'),
+        ('', 'has no log of a training'),
+        ('\udcff', 'cannot read '),
+        (None, 'has no log of a training'),
+    ],
+)
 def test_broken_logs(tmp_path, monkeypatch, content, message):
     if content is not None:
         path = tmp_path / 'run/20260101_000000/vis_data/scalars.json'
@@ -199,13 +232,16 @@ def test_broken_logs(tmp_path, monkeypatch, content, message):
     assert not (tmp_path / 'a.svg').exists()
 
 
-@pytest.mark.parametrize('arguments, message', [
-    ('run no --out a.svg', 'no is no folder'),
-    ('run ./run/ --out a.svg', 'run is given twice'),
-    ('run --out a.what', 'cannot write --out a.what'),
-    ('run --out no/a.svg', 'cannot write --out no/a.svg'),
-    ('both --out a.svg', 'has logs of both hosts'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        ('run no --out a.svg', 'no is no folder'),
+        ('run ./run/ --out a.svg', 'run is given twice'),
+        ('run --out a.what', 'cannot write --out a.what'),
+        ('run --out no/a.svg', 'cannot write --out no/a.svg'),
+        ('both --out a.svg', 'has logs of both hosts'),
+    ],
+)
 def test_wrong_arguments(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     for folder in 'run', 'both':
@@ -231,5 +267,4 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         draw(monkeypatch, tmp_path / 'run', '--out', out)
     assert f'cannot write --out {out}: No space left' in str(exit.value)
     assert out.read_text() == 'the last one'
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        'a.svg', 'run']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.svg', 'run']

@@ -2,6 +2,7 @@
 
 tests/test_mmaction_v1_host.py does the same on mmaction v1.
 """
+
 import os
 import pickle
 import re
@@ -22,16 +23,23 @@ CONFIG = str(ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py')
 TRAIN = [str(ROOT / 'tools' / 'dist_train_recognizer.sh'), CONFIG]
 TEST = [str(ROOT / 'tools' / 'dist_test_recognizer.sh'), CONFIG]
 # One thread a process: rounding does not depend on the number of processes.
-ENV = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1',
-           CUDA_VISIBLE_DEVICES='')
+ENV = dict(
+    os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''
+)
 ENV.pop('MMACTION_ROOT', None)
 
 
 def run(*command, cwd, code=0, timeout=300):
     """Run a command to its end and return what it printed."""
     result = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=ENV, timeout=timeout,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        [str(part) for part in command],
+        cwd=cwd,
+        env=ENV,
+        timeout=timeout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert result.returncode == code, result.stdout[-3000:]
     return result.stdout
 
@@ -40,21 +48,42 @@ def run(*command, cwd, code=0, timeout=300):
 def data(tmp_path_factory):
     """A folder with data/arrow: 4 classes, 16, 4 and 7 clips."""
     folder = tmp_path_factory.mktemp('run')
-    run(sys.executable, ROOT / 'tools' / 'make_arrow_dataset.py',
-        'data/arrow', '--pairs', 2, '--size', 32, '--train', 4, '--val', 1,
-        '--test', 2, cwd=folder)
+    run(
+        sys.executable,
+        ROOT / 'tools' / 'make_arrow_dataset.py',
+        'data/arrow',
+        '--pairs',
+        2,
+        '--size',
+        32,
+        '--train',
+        4,
+        '--val',
+        1,
+        '--test',
+        2,
+        cwd=folder,
+    )
     lines = (folder / 'data/arrow/test.txt').read_text().splitlines()
     # 7 videos: 2 processes do not divide them. In another order.
-    (folder / 'data/arrow/test.txt').write_text(
-        '\n'.join(lines[:0:-1]) + '\n')
+    (folder / 'data/arrow/test.txt').write_text('\n'.join(lines[:0:-1]) + '\n')
     return folder
 
 
 @pytest.fixture(scope='module')
 def trained(data):
     """The folder after one epoch on 2 processes, and what was printed."""
-    output = run(*TRAIN, 2, '--validate', '--seed', 0, '--cfg-options',
-                 'total_epochs=1', 'log_config.interval=1', cwd=data)
+    output = run(
+        *TRAIN,
+        2,
+        '--validate',
+        '--seed',
+        0,
+        '--cfg-options',
+        'total_epochs=1',
+        'log_config.interval=1',
+        cwd=data,
+    )
     return data, output
 
 
@@ -78,8 +107,7 @@ def test_train(trained):
 def results(trained):
     """The pickle of 2 processes, and what was printed."""
     data, _ = trained
-    output = run(*TEST, checkpoint(data), 2, '--out', 'two/results.pkl',
-                 cwd=data)
+    output = run(*TEST, checkpoint(data), 2, '--out', 'two/results.pkl', cwd=data)
     return pickle.loads((data / 'two/results.pkl').read_bytes()), output
 
 
@@ -87,8 +115,10 @@ def test_results_pickle(data, results):
     scores, output = results
     assert isinstance(scores, list) and len(scores) == 7
     assert all(s.shape == (1, 4) and s.dtype == np.float32 for s in scores)
-    labels = [int(line.split()[2]) for line in
-              (data / 'data/arrow/test.txt').read_text().splitlines()]
+    labels = [
+        int(line.split()[2])
+        for line in (data / 'data/arrow/test.txt').read_text().splitlines()
+    ]
     top1 = np.mean(np.concatenate(scores).argmax(1) == labels)
     assert f'Top-1 Accuracy = {100 * top1:.02f}' in output
     assert 'Top-5 Accuracy = 100.00' in output
@@ -98,15 +128,31 @@ def test_results_pickle(data, results):
 
 def test_one_process_without_launcher(data, results):
     """The same scores, to the bit; and each video on its own."""
-    run(sys.executable, ROOT / 'tools/test_recognizer.py', CONFIG,
-        checkpoint(data), '--out', 'one.pkl', '--use_softmax', cwd=data)
+    run(
+        sys.executable,
+        ROOT / 'tools/test_recognizer.py',
+        CONFIG,
+        checkpoint(data),
+        '--out',
+        'one.pkl',
+        '--use_softmax',
+        cwd=data,
+    )
     one = pickle.loads((data / 'one.pkl').read_bytes())
     assert np.array_equal(np.concatenate(one), np.concatenate(results[0]))
     # In annotation order: the scores of the list reversed are reversed.
     lines = (data / 'data/arrow/test.txt').read_text().splitlines()
     (data / 'reversed.txt').write_text('\n'.join(lines[::-1]) + '\n')
-    run(*TEST, checkpoint(data), 1, '--out', 'reversed.pkl',
-        '--cfg-options', 'data.test.ann_file=reversed.txt', cwd=data)
+    run(
+        *TEST,
+        checkpoint(data),
+        1,
+        '--out',
+        'reversed.pkl',
+        '--cfg-options',
+        'data.test.ann_file=reversed.txt',
+        cwd=data,
+    )
     reverse = pickle.loads((data / 'reversed.pkl').read_bytes())
     assert np.array_equal(np.concatenate(reverse[::-1]), np.concatenate(one))
 
@@ -121,9 +167,12 @@ def read_or_empty(path):
 def test_killed_and_resumed(trained, tmp_path):
     data, _ = trained
     process = subprocess.Popen(
-        [*TRAIN, '2', '--work_dir', str(tmp_path), '--cfg-options',
-         'total_epochs=50'], cwd=data, env=ENV,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        [*TRAIN, '2', '--work_dir', str(tmp_path), '--cfg-options', 'total_epochs=50'],
+        cwd=data,
+        env=ENV,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     first = tmp_path / 'epoch_1.pth'
     deadline = time.time() + 200
     while not first.exists() and time.time() < deadline:
@@ -133,18 +182,37 @@ def test_killed_and_resumed(trained, tmp_path):
         if str(tmp_path).encode() in read_or_empty(cmdline):
             os.kill(int(cmdline.parent.name), signal.SIGKILL)
     process.wait()
-    output = run(*TRAIN, 2, '--work_dir', tmp_path, '--resume_from', first,
-                 '--cfg-options', 'total_epochs=2', 'log_config.interval=1',
-                 cwd=data)
+    output = run(
+        *TRAIN,
+        2,
+        '--work_dir',
+        tmp_path,
+        '--resume_from',
+        first,
+        '--cfg-options',
+        'total_epochs=2',
+        'log_config.interval=1',
+        cwd=data,
+    )
     assert 'resumed epoch: 1' in output
     # Nothing more to do, and another network.
     for options, message in (
-            ('total_epochs=1', 'has 1 of total_epochs=1 behind it'),
-            ('model.backbone.num_groups=2', 'size mismatch for backbone.')):
+        ('total_epochs=1', 'has 1 of total_epochs=1 behind it'),
+        ('model.backbone.num_groups=2', 'size mismatch for backbone.'),
+    ):
         assert message in run(
-            sys.executable, ROOT / 'tools/train_recognizer.py', CONFIG,
-            '--work_dir', tmp_path, '--resume_from', first, '--cfg-options',
-            options, cwd=data, code=1)
+            sys.executable,
+            ROOT / 'tools/train_recognizer.py',
+            CONFIG,
+            '--work_dir',
+            tmp_path,
+            '--resume_from',
+            first,
+            '--cfg-options',
+            options,
+            cwd=data,
+            code=1,
+        )
     assert 'Epoch(train) [1]' not in re.sub(' +', ' ', output)
     assert (tmp_path / 'epoch_2.pth').exists()
 
@@ -156,21 +224,36 @@ def test_missing_frame_stops_all(trained, tmp_path):
     shutil.copytree(data / 'data/arrow/rawframes/train', broken)
     victim = sorted(broken.glob('grow/*/image_00004.jpg'))[0]
     victim.unlink()
-    output = run(*TRAIN, 2, '--work_dir', tmp_path / 'work', '--cfg-options',
-                 f'data.train.img_prefix={broken}', cwd=data, code=1,
-                 timeout=120)
+    output = run(
+        *TRAIN,
+        2,
+        '--work_dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        f'data.train.img_prefix={broken}',
+        cwd=data,
+        code=1,
+        timeout=120,
+    )
     assert f'error: cannot read frame {victim}' in output
     # Once more in torchrun's summary, at the end.
-    assert f'cannot read frame {victim}' in output[output.rindex('FAILED'):]
+    assert f'cannot read frame {victim}' in output[output.rindex('FAILED') :]
 
 
 def test_checkpoint_of_another_network(data, results, tmp_path):
     state = torch.load(checkpoint(data), weights_only=True)
     del state['state_dict']['backbone.layer4.1.bn2.relay.hidden_map.0.bias']
     torch.save(state, tmp_path / 'less.pth')
-    output = run(sys.executable, ROOT / 'tools/test_recognizer.py', CONFIG,
-                 tmp_path / 'less.pth', '--out', tmp_path / 'no.pkl',
-                 cwd=data, code=1)
+    output = run(
+        sys.executable,
+        ROOT / 'tools/test_recognizer.py',
+        CONFIG,
+        tmp_path / 'less.pth',
+        '--out',
+        tmp_path / 'no.pkl',
+        cwd=data,
+        code=1,
+    )
     assert f'{tmp_path}/less.pth is no checkpoint of this model' in output
     assert 'has no backbone.layer4.1.bn2.relay.hidden_map.0.bias' in output
     assert not (tmp_path / 'no.pkl').exists()
@@ -204,29 +287,48 @@ def faults(tmp_path):
         ('test', '{c} {t}/weights.pth --out {t}/folder.pkl', 'it is a folder'),
         ('test', '{c} {t}/weights.pth --out a.txt', 'should end in .pkl'),
         ('test', '{c} {t}/weights.pth --fcn_testing', '--fcn_testing is for'),
-        ('test', '{c} {t}/weights.pth --out {t}/file/a.pkl',
-         'cannot write --out'),
+        ('test', '{c} {t}/weights.pth --out {t}/file/a.pkl', 'cannot write --out'),
         ('train', '{c} --resume_from {t}/weights.pth', "has no 'optimizer'"),
         ('train', '{c} --gpus 2', 'dist_train_recognizer.sh'),
         ('train', '{c} --cfg-options total_epoch=3', 'has no total_epoch'),
         ('train', '{c} --cfg-options total_epochs=0', 'total_epochs'),
         ('train', '{c} --cfg-options optimizer.type=SDG', "type='SDG'"),
-        ('train', '{c} --cfg-options load_from={t}/text.pth',
-         'cannot be loaded as a checkpoint'),
-        ('train', '{c} --cfg-options model.backbone.pretrained=no.pth',
-         'pretrained=no.pth is neither'),
-        ('train', '{c} --cfg-options model.backbone.out_indices=(2,3)',
-         'should name the one stage'),
-        ('train', '{c} --cfg-options load_from=no.pth',
-         'checkpoint no.pth does not exist'),
-        ('train', '{c} --cfg-options data.train.ann_file=no.txt',
-         'annotation file no.txt does not exist'),
-        ('train', '{c} --cfg-options model.cls_head.in_channels=2048',
-         'model.cls_head.in_channels=2048, but'),
-        ('train', '{c} --cfg-options model.backbone.num_groups=3',
-         'model.backbone: num_groups=3 must divide n_segment=8'),
-        ('train', '{c} --cfg-options model.backbone.num_group=2',
-         "model.backbone: "),
+        (
+            'train',
+            '{c} --cfg-options load_from={t}/text.pth',
+            'cannot be loaded as a checkpoint',
+        ),
+        (
+            'train',
+            '{c} --cfg-options model.backbone.pretrained=no.pth',
+            'pretrained=no.pth is neither',
+        ),
+        (
+            'train',
+            '{c} --cfg-options model.backbone.out_indices=(2,3)',
+            'should name the one stage',
+        ),
+        (
+            'train',
+            '{c} --cfg-options load_from=no.pth',
+            'checkpoint no.pth does not exist',
+        ),
+        (
+            'train',
+            '{c} --cfg-options data.train.ann_file=no.txt',
+            'annotation file no.txt does not exist',
+        ),
+        (
+            'train',
+            '{c} --cfg-options model.cls_head.in_channels=2048',
+            'model.cls_head.in_channels=2048, but',
+        ),
+        (
+            'train',
+            '{c} --cfg-options model.backbone.num_groups=3',
+            'model.backbone: num_groups=3 must divide n_segment=8',
+        ),
+        ('train', '{c} --cfg-options model.backbone.num_group=2', 'model.backbone: '),
         ('train', '{c} --launcher slurm', '--launcher slurm needs CUDA'),
     ]
 
@@ -241,13 +343,13 @@ def test_faults(data, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv('MMACTION_ROOT', raising=False)
     for script, command, message in faults(tmp_path):
         arguments = command.format(c=CONFIG, t=tmp_path).split()
-        monkeypatch.setattr(sys, 'argv', [
-            f'{script}_recognizer.py', *arguments])
+        monkeypatch.setattr(sys, 'argv', [f'{script}_recognizer.py', *arguments])
         if script == 'train':
             sys.argv += ['--work_dir', str(tmp_path / 'work')]
         with pytest.raises(SystemExit) as exit:
-            runpy.run_path(str(ROOT / f'tools/{script}_recognizer.py'),
-                           run_name='__main__')
+            runpy.run_path(
+                str(ROOT / f'tools/{script}_recognizer.py'), run_name='__main__'
+            )
         assert str(exit.value).startswith('error: '), command
         assert message in str(exit.value), command
     assert not Path('pwned').exists()
@@ -265,15 +367,27 @@ def test_shell_scripts_usage():
 def test_several_machines(data, trained):
     """Two machines of one process each, joined by address and port."""
     import socket
+
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    processes = [subprocess.Popen(
-        [*TEST, checkpoint(data), '1', '--out', 'machines.pkl'], cwd=data,
-        env=dict(ENV, NNODES='2', NODE_RANK=str(rank), PORT=str(port),
-                 MASTER_ADDR='127.0.0.1'),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for rank in range(2)]
+    processes = [
+        subprocess.Popen(
+            [*TEST, checkpoint(data), '1', '--out', 'machines.pkl'],
+            cwd=data,
+            env=dict(
+                ENV,
+                NNODES='2',
+                NODE_RANK=str(rank),
+                PORT=str(port),
+                MASTER_ADDR='127.0.0.1',
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
     outputs = [p.communicate(timeout=300)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0], outputs
     assert 'Top-1 Accuracy' in outputs[0]
@@ -284,21 +398,40 @@ def test_several_machines(data, trained):
 def test_convert_config(trained, tmp_path):
     """The native config trains and tests with mmaction2's own tools."""
     import mmaction
+
     tools = Path(mmaction.__file__).parent / '.mim/tools'
     data, _ = trained
     out = tmp_path / 'native.py'
-    run(sys.executable, ROOT / 'tools/convert_config.py', CONFIG, out,
-        '--cfg-options', 'total_epochs=1', cwd=data)
+    run(
+        sys.executable,
+        ROOT / 'tools/convert_config.py',
+        CONFIG,
+        out,
+        '--cfg-options',
+        'total_epochs=1',
+        cwd=data,
+    )
     header = out.read_text().splitlines()
     path = re.search('PYTHONPATH=(.*)', header[2])[1]
     assert header[3].endswith(f'tools/train.py {out}')
     ENV['PYTHONPATH'] = path
     try:
-        output = run(sys.executable, tools / 'train.py', out,
-                     '--work-dir', tmp_path / 'work', cwd=data)
+        output = run(
+            sys.executable,
+            tools / 'train.py',
+            out,
+            '--work-dir',
+            tmp_path / 'work',
+            cwd=data,
+        )
         assert re.search(r'Epoch\(val\) \[1\]\[1/1\].*acc/top1', output)
-        output = run(sys.executable, tools / 'test.py', out,
-                     tmp_path / 'work/epoch_1.pth', cwd=data)
+        output = run(
+            sys.executable,
+            tools / 'test.py',
+            out,
+            tmp_path / 'work/epoch_1.pth',
+            cwd=data,
+        )
         assert re.search(r'Epoch\(test\) \[1/1\].*acc/top1', output)
     finally:
         del ENV['PYTHONPATH']

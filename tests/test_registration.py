@@ -5,6 +5,7 @@ and mmaction2, with their folders and the rules of their registries;
 test_install_into_mmaction.py has more on v1. mmaction2 itself is used where
 it is installed.
 """
+
 import importlib.util
 import os
 import shutil
@@ -19,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 needs_mmaction2 = pytest.mark.skipif(
     importlib.util.find_spec('mmengine') is None
     or importlib.util.find_spec('mmaction') is None,
-    reason='mmaction2 is not installed')
+    reason='mmaction2 is not installed',
+)
 
-V1 = '''
+V1 = """
 from torch import nn
 
 
@@ -39,8 +41,8 @@ class Registry:
 
 
 BACKBONES = Registry()
-'''
-MMACTION2 = '''
+"""
+MMACTION2 = """
 class Registry:
     def __init__(self):
         self.module_dict = {}
@@ -56,24 +58,38 @@ class Registry:
 
 
 MODELS = Registry()
-'''
+"""
 # The registry's module, its text, its object and where backbones lie.
 HOSTS = {
-    'v1': ('mmaction.models.registry', V1, 'BACKBONES',
-           'mmaction.models.tenons.backbones'),
-    'mmaction2': ('mmaction.registry', MMACTION2, 'MODELS',
-                  'mmaction.models.backbones'),
+    'v1': (
+        'mmaction.models.registry',
+        V1,
+        'BACKBONES',
+        'mmaction.models.tenons.backbones',
+    ),
+    'mmaction2': (
+        'mmaction.registry',
+        MMACTION2,
+        'MODELS',
+        'mmaction.models.backbones',
+    ),
 }
 
 
 def python(code, *path):
     """Run code with folders on the path, in front of what is installed."""
     done = subprocess.run(
-        [sys.executable, '-c', code], text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, timeout=300,
-        env={**os.environ,
-             'PYTHONPATH': os.pathsep.join(map(str, [ROOT, *path])),
-             'OMP_NUM_THREADS': '1'})
+        [sys.executable, '-c', code],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        env={
+            **os.environ,
+            'PYTHONPATH': os.pathsep.join(map(str, [ROOT, *path])),
+            'OMP_NUM_THREADS': '1',
+        },
+    )
     assert done.returncode == 0, done.stdout
     return done.stdout
 
@@ -87,8 +103,7 @@ def miniature(request, tmp_path):
     registry, text, name, backbones = HOSTS[request.param]
     folder = tmp_path / backbones.replace('.', '/')
     folder.mkdir(parents=True)
-    for package in {tmp_path / 'mmaction', tmp_path / 'mmaction/models',
-                    folder}:
+    for package in {tmp_path / 'mmaction', tmp_path / 'mmaction/models', folder}:
         (package / '__init__.py').touch()
     (tmp_path / (registry.replace('.', '/') + '.py')).write_text(text)
     shutil.copy(ROOT / 'resnet_dnr.py', folder)
@@ -98,7 +113,7 @@ def miniature(request, tmp_path):
 
 def test_without_a_host():
     """Nothing but torch is imported for it."""
-    python('''
+    python("""
 import sys
 
 import torch
@@ -119,47 +134,59 @@ assert added - set(sys.builtin_module_names) <= {'resnet_dnr'} | set(
     getattr(sys, 'stdlib_module_names', added)), added
 model = ResNet_DNR(18, out_indices=(3, ))
 assert model(torch.zeros(8, 3, 32, 32)).shape == (8, 512, 1, 1)
-''')
+""")
 
 
 def test_a_folder_is_no_host(tmp_path):
     """`git clone .../mmaction` leaves one beside whoever imports the file."""
     (tmp_path / 'mmaction' / 'mmaction').mkdir(parents=True)
-    python(f'''
+    python(
+        f"""
 import sys
 sys.path[:] = [path for path in sys.path if 'site-packages' not in path]
 import mmaction
-assert list(mmaction.__path__) == [{str(tmp_path / "mmaction")!r}]
+assert list(mmaction.__path__) == [{str(tmp_path / 'mmaction')!r}]
 sys.path[:] = {sys.path!r}
 import resnet_dnr
-''', tmp_path)
+""",
+        tmp_path,
+    )
 
 
 def test_a_host_that_cannot_be_imported_is_no_missing_host(tmp_path):
     (tmp_path / 'mmaction').mkdir()
     (tmp_path / 'mmaction/__init__.py').write_text('import not_there\n')
-    python('''
+    python(
+        """
 try:
     import resnet_dnr
 except ModuleNotFoundError as error:
     assert error.name == 'not_there', error
 else:
     raise AssertionError('the fault of the host is hidden')
-''', tmp_path)
+""",
+        tmp_path,
+    )
 
 
 def test_inside_a_host(miniature):
     folder, start, inner = miniature
-    python(f'{start}assert d == {{}}\n'
-           f'from {inner} import ResNet_DNR\n'
-           f'assert d == {{"ResNet_DNR": ResNet_DNR}}\n'
-           f'assert ResNet_DNR.__module__ == {inner!r}\n', folder)
+    python(
+        f'{start}assert d == {{}}\n'
+        f'from {inner} import ResNet_DNR\n'
+        f'assert d == {{"ResNet_DNR": ResNet_DNR}}\n'
+        f'assert ResNet_DNR.__module__ == {inner!r}\n',
+        folder,
+    )
 
 
 def test_beside_a_host(miniature):
     folder, start, _ = miniature
-    python(f'from resnet_dnr import ResNet_DNR\n{start}'
-           'assert d == {"ResNet_DNR": ResNet_DNR}\n', folder)
+    python(
+        f'from resnet_dnr import ResNet_DNR\n{start}'
+        'assert d == {"ResNet_DNR": ResNet_DNR}\n',
+        folder,
+    )
 
 
 @pytest.mark.parametrize('order', ['inside first', 'beside first'])
@@ -168,21 +195,24 @@ def test_inside_and_beside_the_first_counts(miniature, order):
     names = [inner, 'resnet_dnr']
     if order == 'beside first':
         names.reverse()
-    python(f'from importlib import import_module, reload\n{start}'
-           f'a, b = map(import_module, {names})\n'
-           'assert a.ResNet_DNR is not b.ResNet_DNR\n'
-           'first = a.ResNet_DNR\n'
-           'assert d == {"ResNet_DNR": first}\n'
-           'reload(a), reload(b)\n'
-           'assert d == {"ResNet_DNR": first}\n'
-           'first(18, num_stages=1, strides=(1, ), dilations=(1, ), '
-           'out_indices=(0, ))\n', folder)
+    python(
+        f'from importlib import import_module, reload\n{start}'
+        f'a, b = map(import_module, {names})\n'
+        'assert a.ResNet_DNR is not b.ResNet_DNR\n'
+        'first = a.ResNet_DNR\n'
+        'assert d == {"ResNet_DNR": first}\n'
+        'reload(a), reload(b)\n'
+        'assert d == {"ResNet_DNR": first}\n'
+        'first(18, num_stages=1, strides=(1, ), dilations=(1, ), '
+        'out_indices=(0, ))\n',
+        folder,
+    )
 
 
 @needs_mmaction2
 def test_beside_mmaction2_through_a_config(tmp_path):
     """custom_imports, a whole recognizer, its init_weights and forward."""
-    (tmp_path / 'config.py').write_text('''
+    (tmp_path / 'config.py').write_text("""
 custom_imports = dict(imports=['resnet_dnr'], allow_failed_imports=False)
 model = dict(
     type='Recognizer2D',
@@ -190,8 +220,9 @@ model = dict(
                   out_indices=(3, ), bn_eval=False, pretrained='dnr.pth'),
     cls_head=dict(type='TSNHead', num_classes=5, in_channels=512),
     data_preprocessor=dict(type='ActionDataPreprocessor'))
-''')
-    python(f'''
+""")
+    python(
+        f"""
 import os
 import sys
 
@@ -222,15 +253,20 @@ model.train()
 loss = model.cls_head(features, num_segs=4).sum()
 loss.backward()
 assert all(p.grad is not None for p in model.parameters())
-''', tmp_path)
+""",
+        tmp_path,
+    )
 
 
 @needs_mmaction2
 def test_imported_by_two_names_beside_mmaction2(tmp_path):
     shutil.copy(ROOT / 'resnet_dnr.py', tmp_path / 'my_dnr.py')
-    python('''
+    python(
+        """
 from resnet_dnr import ResNet_DNR
 import my_dnr
 from mmaction.registry import MODELS
 assert MODELS.get('ResNet_DNR') is ResNet_DNR is not my_dnr.ResNet_DNR
-''', tmp_path)
+""",
+        tmp_path,
+    )

@@ -2,6 +2,7 @@
 
 The arithmetic is in test_golden.py and test_literal.py.
 """
+
 import copy
 import shutil
 import warnings
@@ -10,13 +11,23 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_dnr import (DNR_MODES, CrossTemporalNorm, DynamicNorm, RelayCell,
-                        ResNet_DNR, to_published_names)
+from resnet_dnr import (
+    DNR_MODES,
+    CrossTemporalNorm,
+    DynamicNorm,
+    RelayCell,
+    ResNet_DNR,
+    to_published_names,
+)
 
-CUDA = pytest.param('cuda', marks=pytest.mark.skipif(
-    not torch.cuda.is_available(),
-    reason='no CUDA here; on a machine with a GPU: '
-    './tools/run_tests.sh tests/test_resnet_dnr.py'))
+CUDA = pytest.param(
+    'cuda',
+    marks=pytest.mark.skipif(
+        not torch.cuda.is_available(),
+        reason='no CUDA here; on a machine with a GPU: '
+        './tools/run_tests.sh tests/test_resnet_dnr.py',
+    ),
+)
 on_devices = pytest.mark.parametrize('device', ['cpu', CUDA])
 on_cuda = pytest.mark.parametrize('device', [CUDA])
 both_blocks = pytest.mark.parametrize('depth', [18, 50])
@@ -31,17 +42,24 @@ def no_tf32(monkeypatch):
 
 def build(depth=18, **kwargs):
     """A network for clips of 4 frames in 2 groups, in training mode."""
-    kwargs = {**dict(out_indices=(3, ), bn_eval=False, n_segment=4,
-                     num_groups=2), **kwargs}
+    kwargs = {
+        **dict(out_indices=(3,), bn_eval=False, n_segment=4, num_groups=2),
+        **kwargs,
+    }
     torch.manual_seed(0)
     return ResNet_DNR(depth, **kwargs)
 
 
 def build_short(depth, stages, **kwargs):
     """The first stages alone, which are quick to compile."""
-    return build(depth, num_stages=stages, strides=(1, 2)[:stages],
-                 dilations=(1, 1)[:stages], out_indices=(stages - 1, ),
-                 **kwargs)
+    return build(
+        depth,
+        num_stages=stages,
+        strides=(1, 2)[:stages],
+        dilations=(1, 1)[:stages],
+        out_indices=(stages - 1,),
+        **kwargs,
+    )
 
 
 def images(count=8, size=32):
@@ -66,8 +84,7 @@ def relative_error(actual, expected):
     return ((actual - expected).norm() / expected.norm()).item()
 
 
-def assert_same_step(model, reference, x, rtol, x_reference=None,
-                     grad_rtol=None):
+def assert_same_step(model, reference, x, rtol, x_reference=None, grad_rtol=None):
     """A training step of two models: output, gradients and buffers agree.
 
     rtol 0 asks for the same bits; grad_rtol is the same unless given.
@@ -75,8 +92,7 @@ def assert_same_step(model, reference, x, rtol, x_reference=None,
     """
     grad_rtol = rtol if grad_rtol is None else grad_rtol
     y, grads = step(model, x)
-    expected, grads0 = step(reference, x if x_reference is None
-                            else x_reference)
+    expected, grads0 = step(reference, x if x_reference is None else x_reference)
     assert relative_error(y, expected) <= rtol
     trained = [grad for grad in grads0.values() if grad is not None]
     largest = max(grad.norm().item() for grad in trained)
@@ -100,10 +116,18 @@ def assert_same_step(model, reference, x, rtol, x_reference=None,
 
 # Depths, outputs and dtypes
 
-@pytest.mark.parametrize('depth, dnr, count', [
-    (50, 'both', 27547264), (50, 'none', 23508032),
-    (18, 'none', 11176512), (34, 'none', 21284672),
-    (101, 'none', 42500160), (152, 'none', 58143808)])
+
+@pytest.mark.parametrize(
+    'depth, dnr, count',
+    [
+        (50, 'both', 27547264),
+        (50, 'none', 23508032),
+        (18, 'none', 11176512),
+        (34, 'none', 21284672),
+        (101, 'none', 42500160),
+        (152, 'none', 58143808),
+    ],
+)
 def test_number_of_parameters(depth, dnr, count):
     model = ResNet_DNR(depth, dnr=dnr)
     assert sum(p.numel() for p in model.parameters()) == count
@@ -116,8 +140,11 @@ def test_depths(depth):
     with torch.no_grad():
         outs = model(images(4))
     assert [tuple(y.shape) for y in outs] == [
-        (4, 64 * expansion, 8, 8), (4, 128 * expansion, 4, 4),
-        (4, 256 * expansion, 2, 2), (4, 512 * expansion, 1, 1)]
+        (4, 64 * expansion, 8, 8),
+        (4, 128 * expansion, 4, 4),
+        (4, 256 * expansion, 2, 2),
+        (4, 512 * expansion, 1, 1),
+    ]
     assert model.feat_dim == 512 * expansion
 
 
@@ -143,7 +170,7 @@ def test_out_indices():
     x = images()
     outs = model(x)
     assert isinstance(outs, tuple)
-    for wanted in ([3], (1, ), (0, 2)):
+    for wanted in ([3], (1,), (0, 2)):
         model.out_indices = build(out_indices=wanted).out_indices
         got = model(x)
         if len(wanted) == 1:
@@ -154,18 +181,23 @@ def test_out_indices():
 
 
 def test_fewer_stages_and_other_strides():
-    model = build(num_stages=3, strides=(1, 2, 1), dilations=(1, 1, 2),
-                  out_indices=(2, ))
+    model = build(
+        num_stages=3, strides=(1, 2, 1), dilations=(1, 1, 2), out_indices=(2,)
+    )
     assert model(images()).shape == (8, 256, 4, 4)
     assert model.feat_dim == 256 and not hasattr(model, 'layer4')
 
 
 def test_caffe_style_strides_in_the_first_convolution():
     pytorch, caffe = build(50), build(50, style='caffe')
-    assert [m.layer2.get_submodule('0').conv1.stride
-            for m in (pytorch, caffe)] == [(1, 1), (2, 2)]
-    assert [m.layer2.get_submodule('0').conv2.stride
-            for m in (pytorch, caffe)] == [(2, 2), (1, 1)]
+    assert [m.layer2.get_submodule('0').conv1.stride for m in (pytorch, caffe)] == [
+        (1, 1),
+        (2, 2),
+    ]
+    assert [m.layer2.get_submodule('0').conv2.stride for m in (pytorch, caffe)] == [
+        (2, 2),
+        (1, 1),
+    ]
     assert caffe(images()).shape == (8, 2048, 1, 1)
 
 
@@ -188,8 +220,9 @@ def test_order_matters_to_the_dynamic_network_alone():
 
 
 @on_devices
-@pytest.mark.parametrize('dtype, rtol', [
-    (torch.float64, 1e-4), (torch.float16, 0.03), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize(
+    'dtype, rtol', [(torch.float64, 1e-4), (torch.float16, 0.03), (torch.bfloat16, 0.1)]
+)
 def test_models_of_other_dtypes(dtype, rtol, device):
     model = build().to(device)
     other = copy.deepcopy(model).to(dtype)
@@ -203,18 +236,27 @@ def test_models_of_other_dtypes(dtype, rtol, device):
         assert y.dtype == dtype
         assert relative_error(y, model.train(mode)(x)) < rtol
     y.float().sum().backward()
-    assert all(p.grad.dtype == dtype and p.grad.isfinite().all()
-               for p in other.parameters())
+    assert all(
+        p.grad.dtype == dtype and p.grad.isfinite().all() for p in other.parameters()
+    )
     assert all(b.dtype in (dtype, torch.long) for b in other.buffers())
-    assert relative_error(other.layer1.get_submodule('0').bn2.running_var,
-                          model.layer1.get_submodule('0').bn2.running_var
-                          ) < rtol
+    assert (
+        relative_error(
+            other.layer1.get_submodule('0').bn2.running_var,
+            model.layer1.get_submodule('0').bn2.running_var,
+        )
+        < rtol
+    )
 
 
-@pytest.mark.parametrize('device, dtype, rtol', [
-    ('cpu', torch.bfloat16, 0.05),
-    pytest.param('cuda', torch.bfloat16, 0.05, marks=CUDA.marks),
-    pytest.param('cuda', torch.float16, 0.01, marks=CUDA.marks)])
+@pytest.mark.parametrize(
+    'device, dtype, rtol',
+    [
+        ('cpu', torch.bfloat16, 0.05),
+        pytest.param('cuda', torch.bfloat16, 0.05, marks=CUDA.marks),
+        pytest.param('cuda', torch.float16, 0.01, marks=CUDA.marks),
+    ],
+)
 def test_autocast(device, dtype, rtol):
     model = build().to(device)
     x = images().to(device)
@@ -228,11 +270,12 @@ def test_autocast(device, dtype, rtol):
         for name, value in mixed.named_buffers():
             assert value.dtype in (torch.float32, torch.long), name
             if name.endswith('running_var'):
-                assert relative_error(value,
-                                      plain.get_buffer(name)) < rtol, name
+                assert relative_error(value, plain.get_buffer(name)) < rtol, name
     z.float().sum().backward()
-    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all()
-               for p in mixed.parameters())
+    assert all(
+        p.grad.dtype == torch.float32 and p.grad.isfinite().all()
+        for p in mixed.parameters()
+    )
 
 
 def test_autocast_leaves_the_relay_in_full_precision():
@@ -240,7 +283,8 @@ def test_autocast_leaves_the_relay_in_full_precision():
     norm = CrossTemporalNorm(8, 4, 2, 'grouped', backend='plain')
     seen = []
     norm.relay.input_map.register_forward_hook(
-        lambda module, args, out: seen.append(out.dtype))
+        lambda module, args, out: seen.append(out.dtype)
+    )
     x = torch.randn(8, 8, 4, 4).bfloat16()
     with torch.autocast('cpu', dtype=torch.bfloat16):
         y = norm(x)
@@ -250,20 +294,28 @@ def test_autocast_leaves_the_relay_in_full_precision():
 
 # Memory layout, checkpointing, compiling, copying
 
+
 @on_devices
 @pytest.mark.parametrize('depth, clips', [(18, 2), (50, 2), (18, 1)])
 def test_channels_last(depth, clips, device):
     # 64 pixels: with one position an image, every layout is the same.
     # cuDNN has no float64 convolution that keeps the layout; in float32, the
     # smallest gradients of the cells have two digits.
-    dtype, rtol, grad_rtol = {'cpu': (torch.float64, 1e-9, 1e-9),
-                              'cuda': (torch.float32, 1e-4, 0.1)}[device]
+    dtype, rtol, grad_rtol = {
+        'cpu': (torch.float64, 1e-9, 1e-9),
+        'cuda': (torch.float32, 1e-4, 0.1),
+    }[device]
     x = images(4 * clips, 64).to(device, dtype)
     model = build_short(depth, 2).to(device, dtype)
     other = copy.deepcopy(model).to(memory_format=torch.channels_last)
     y = assert_same_step(
-        other, model, x.contiguous(memory_format=torch.channels_last), rtol,
-        x, grad_rtol)
+        other,
+        model,
+        x.contiguous(memory_format=torch.channels_last),
+        rtol,
+        x,
+        grad_rtol,
+    )
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert not y.is_contiguous()
     assert not model(x).is_contiguous(memory_format=torch.channels_last)
@@ -271,8 +323,9 @@ def test_channels_last(depth, clips, device):
     assert other(x).is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize('shape', [(2, 4, 2), (1, 4, 4), (3, 4, 1),
-                                   (1, 1, 1), (2, 1, 1), (1, 3, 1)])
+@pytest.mark.parametrize(
+    'shape', [(2, 4, 2), (1, 4, 4), (3, 4, 1), (1, 1, 1), (2, 1, 1), (1, 3, 1)]
+)
 def test_channels_last_through_a_dynamic_norm(shape):
     """The layout is kept, so that no convolution has to copy."""
     clips, n_segment, num_groups = shape
@@ -287,23 +340,34 @@ def test_channels_last_through_a_dynamic_norm(shape):
 
 
 @on_devices
-@pytest.mark.parametrize('depth, dnr', [
-    (18, 'both'), (50, 'both'), (18, 'none'), (50, 'cross_layer'),
-    (50, 'cross_temporal')])
-@pytest.mark.parametrize('kwargs', [
-    {}, dict(frozen_stages=1), dict(bn_eval=True)],
-    ids=['trained', 'frozen_stages', 'bn_eval'])
+@pytest.mark.parametrize(
+    'depth, dnr',
+    [
+        (18, 'both'),
+        (50, 'both'),
+        (18, 'none'),
+        (50, 'cross_layer'),
+        (50, 'cross_temporal'),
+    ],
+)
+@pytest.mark.parametrize(
+    'kwargs',
+    [{}, dict(frozen_stages=1), dict(bn_eval=True)],
+    ids=['trained', 'frozen_stages', 'bn_eval'],
+)
 def test_with_cp_changes_nothing(depth, dnr, kwargs, device):
     model, other = (
-        build_short(depth, 2, dnr=dnr, with_cp=with_cp,
-                    **kwargs).double().to(device)
-        for with_cp in (False, True))
-    assert_same_step(other, model, images().double().to(device),
-                     0 if device == 'cpu' else 1e-9)
+        build_short(depth, 2, dnr=dnr, with_cp=with_cp, **kwargs).double().to(device)
+        for with_cp in (False, True)
+    )
+    assert_same_step(
+        other, model, images().double().to(device), 0 if device == 'cpu' else 1e-9
+    )
     for name, value in other.named_buffers():
         if name.endswith('num_batches_tracked'):
-            moves = not kwargs or ('frozen_stages' in kwargs
-                                   and not name.startswith(('bn1', 'layer1')))
+            moves = not kwargs or (
+                'frozen_stages' in kwargs and not name.startswith(('bn1', 'layer1'))
+            )
             assert value == moves, name
 
 
@@ -313,7 +377,8 @@ def test_with_cp_recomputes_each_block():
     for with_cp in (False, True):
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(
-                lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            lambda x: sizes.append(x.numel()) or x, lambda x: x
+        ):
             build(50, with_cp=with_cp)(images())
         saved[with_cp] = sum(sizes)
     assert saved[True] < 0.5 * saved[False]
@@ -323,13 +388,15 @@ def test_with_cp_twice_backward_and_in_evaluation():
     model, plain = build(with_cp=True).double(), build().double()
     x = images().double().requires_grad_()
     y = model(x)
-    once, = torch.autograd.grad(y.sum(), x, retain_graph=True)
-    again, = torch.autograd.grad(y.sum(), x)
+    (once,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    (again,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(once, again)
     plain(x)
     model.eval(), plain.eval()
-    assert torch.equal(torch.autograd.grad(model(x).sum(), x)[0],
-                       torch.autograd.grad(plain(x).sum(), x)[0])
+    assert torch.equal(
+        torch.autograd.grad(model(x).sum(), x)[0],
+        torch.autograd.grad(plain(x).sum(), x)[0],
+    )
     with torch.no_grad():
         assert torch.equal(model(x), plain(x))
 
@@ -351,6 +418,7 @@ def keep_from_zero(model):
     that rounds one input of a ReLU to the other side of 0, gradients differ
     by 1e-3, and by 1e-2 where it does several.
     """
+
     def each_second(bias, value):
         bias[::2] += value
         bias[1::2] -= value
@@ -381,8 +449,7 @@ def assert_no_mixed_channel(module, args, output):
 @on_devices
 @pytest.mark.parametrize('depth, with_cp', [(18, False), (50, True)])
 def test_compile(depth, with_cp, device):
-    reference = keep_from_zero(
-        build_short(depth, 1, with_cp=with_cp)).to(device)
+    reference = keep_from_zero(build_short(depth, 1, with_cp=with_cp)).to(device)
     model = compiled(copy.deepcopy(reference))
     for module in reference.modules():
         if isinstance(module, (nn.ReLU, DynamicNorm)):
@@ -397,8 +464,9 @@ def test_compile(depth, with_cp, device):
 @pytest.mark.parametrize('last', ['images', 'weights', 'nothing'])
 def test_compile_does_not_change_the_layout_of_outputs(last, device):
     """Within, all is channels last, as inductor has its convolutions."""
-    model = build(num_stages=2, strides=(1, 2), dilations=(1, 1),
-                  out_indices=(0, 1)).to(device)
+    model = build(
+        num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1)
+    ).to(device)
     x = images().to(device)
     if last == 'images':
         x = x.contiguous(memory_format=torch.channels_last)
@@ -409,13 +477,12 @@ def test_compile_does_not_change_the_layout_of_outputs(last, device):
     class Watch(torch.fx.Interpreter):
         def call_function(self, target, args, kwargs):
             if 'conv2d' in getattr(target, '__name__', ''):
-                seen.append(args[0].is_contiguous(
-                    memory_format=torch.channels_last))
+                seen.append(args[0].is_contiguous(memory_format=torch.channels_last))
             return super().call_function(target, args, kwargs)
 
     outputs = compiled(model, lambda graph, _: Watch(graph).run)(x)
     # With weights that are, images need not be, for the first alone.
-    assert len(seen) == 10 and all(seen[last == 'weights':])
+    assert len(seen) == 10 and all(seen[last == 'weights' :])
     for output, wanted in zip(outputs, expected):
         assert output.stride() == wanted.stride()
 
@@ -437,8 +504,9 @@ def test_compile_a_norm_for_other_batches_and_autocast(device):
             torch.testing.assert_close(value, reference.get_buffer(name))
 
 
-@pytest.mark.skipif(shutil.which('g++') is None,
-                    reason='no g++, which inductor needs on a CPU')
+@pytest.mark.skipif(
+    shutil.which('g++') is None, reason='no g++, which inductor needs on a CPU'
+)
 def test_compile_with_inductor():
     norm = CrossTemporalNorm(8, 4, 2, 'grouped').double().eval()
     x = torch.randn(8, 8, 4, 4, dtype=torch.float64)
@@ -453,18 +521,22 @@ def test_compile_with_inductor_on_cuda(with_cp, device):
     reference = copy.deepcopy(model)
     compiled(model, 'inductor')
     with torch.no_grad():
-        torch.testing.assert_close(model.eval()(images().to(device)),
-                                   reference.eval()(images().to(device)),
-                                   rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            model.eval()(images().to(device)),
+            reference.eval()(images().to(device)),
+            rtol=1e-3,
+            atol=1e-4,
+        )
     model.train(), reference.train()
     try:
-        assert_same_step(model, reference, images().to(device), 1e-3,
-                         grad_rtol=0.1)
+        assert_same_step(model, reference, images().to(device), 1e-3, grad_rtol=0.1)
     except RuntimeError as error:
         if 'PassManager::run failed' not in str(error):
             raise
-        pytest.xfail('triton cannot compile a kernel that inductor wrote '
-                     '(seen with torch 2.11.0 and triton 3.6.0)')
+        pytest.xfail(
+            'triton cannot compile a kernel that inductor wrote '
+            '(seen with torch 2.11.0 and triton 3.6.0)'
+        )
 
 
 @on_cuda
@@ -487,8 +559,9 @@ def test_deepcopy():
     assert torch.equal(other.eval()(images()), y)
     other.train()(images(4))  # moves its statistics and nobody else's
     assert torch.equal(model(images()), y)
-    for (name, mine), theirs in zip(model.state_dict().items(),
-                                    other.state_dict().values()):
+    for (name, mine), theirs in zip(
+        model.state_dict().items(), other.state_dict().values()
+    ):
         assert mine.data_ptr() != theirs.data_ptr(), name
         if name.endswith(('running_mean', 'num_batches_tracked')):
             assert not torch.equal(mine, theirs), name
@@ -506,9 +579,13 @@ def test_train_and_eval_return_self():
 
 # Freezing
 
+
 def norms_and_cells(module):
-    return [(name, m) for name, m in module.named_modules()
-            if isinstance(m, (*NORMS, RelayCell))]
+    return [
+        (name, m)
+        for name, m in module.named_modules()
+        if isinstance(m, (*NORMS, RelayCell))
+    ]
 
 
 @both_blocks
@@ -604,46 +681,72 @@ def test_partial_bn_of_no_stage_warns():
 
 # Bad input
 
-@pytest.mark.parametrize('kwargs, error, message', [
-    (dict(depth=20), KeyError,
-     r'invalid depth 20 .* one of \[18, 34, 50, 101, 152\]'),
-    (dict(num_groups=3), ValueError, 'num_groups=3 must divide n_segment=8'),
-    (dict(num_groups=16), ValueError, 'num_groups=16 must divide n_segment='),
-    (dict(num_groups=0), ValueError, 'num_groups=0 must divide n_segment=8'),
-    (dict(n_segment=0), ValueError, 'num_groups=4 must divide n_segment=0'),
-    (dict(n_segment=6), ValueError, 'num_groups=4 must divide n_segment=6'),
-    (dict(dnr='temporal'), ValueError,
-     "dnr must be one of .*'cross_temporal'.*got 'temporal'"),
-    (dict(dnr=None), ValueError, "dnr must be one of .*'none'.*got None"),
-    (dict(running_stats='group'), ValueError,
-     "running_stats must be one of .*'grouped', 'shared'.*got 'group'"),
-    (dict(out_indices=(4, )), ValueError,
-     r'out_indices \(4,\) must name stages from 0 to 3'),
-    (dict(out_indices=(-1, )), ValueError, r'out_indices \(-1,\)'),
-    (dict(out_indices=()), ValueError, r'out_indices \(\) must name'),
-    (dict(num_stages=2, strides=(1, 2), dilations=(1, 1)), ValueError,
-     r'out_indices \(0, 1, 2, 3\) .* 0 to 1 \(num_stages=2\)'),
-    (dict(num_stages=5), ValueError, 'num_stages must be 1 to 4, got 5'),
-    (dict(strides=(1, 2)), ValueError,
-     r'strides \(1, 2\) .* each of the 4 stages'),
-    (dict(dilations=(1, )), ValueError, r'dilations \(1,\) .* 4 stages'),
-    (dict(style='tensorflow'), ValueError,
-     "style must be 'pytorch' or 'caffe', got 'tensorflow'"),
-    (dict(frozen_stages=5), ValueError,
-     'frozen_stages must be -1 to 4, got 5'),
-    (dict(pretrained=50), ValueError,
-     'pretrained must be a path, a URL or None, got 50'),
-])
+
+@pytest.mark.parametrize(
+    'kwargs, error, message',
+    [
+        (
+            dict(depth=20),
+            KeyError,
+            r'invalid depth 20 .* one of \[18, 34, 50, 101, 152\]',
+        ),
+        (dict(num_groups=3), ValueError, 'num_groups=3 must divide n_segment=8'),
+        (dict(num_groups=16), ValueError, 'num_groups=16 must divide n_segment='),
+        (dict(num_groups=0), ValueError, 'num_groups=0 must divide n_segment=8'),
+        (dict(n_segment=0), ValueError, 'num_groups=4 must divide n_segment=0'),
+        (dict(n_segment=6), ValueError, 'num_groups=4 must divide n_segment=6'),
+        (
+            dict(dnr='temporal'),
+            ValueError,
+            "dnr must be one of .*'cross_temporal'.*got 'temporal'",
+        ),
+        (dict(dnr=None), ValueError, "dnr must be one of .*'none'.*got None"),
+        (
+            dict(running_stats='group'),
+            ValueError,
+            "running_stats must be one of .*'grouped', 'shared'.*got 'group'",
+        ),
+        (
+            dict(out_indices=(4,)),
+            ValueError,
+            r'out_indices \(4,\) must name stages from 0 to 3',
+        ),
+        (dict(out_indices=(-1,)), ValueError, r'out_indices \(-1,\)'),
+        (dict(out_indices=()), ValueError, r'out_indices \(\) must name'),
+        (
+            dict(num_stages=2, strides=(1, 2), dilations=(1, 1)),
+            ValueError,
+            r'out_indices \(0, 1, 2, 3\) .* 0 to 1 \(num_stages=2\)',
+        ),
+        (dict(num_stages=5), ValueError, 'num_stages must be 1 to 4, got 5'),
+        (dict(strides=(1, 2)), ValueError, r'strides \(1, 2\) .* each of the 4 stages'),
+        (dict(dilations=(1,)), ValueError, r'dilations \(1,\) .* 4 stages'),
+        (
+            dict(style='tensorflow'),
+            ValueError,
+            "style must be 'pytorch' or 'caffe', got 'tensorflow'",
+        ),
+        (dict(frozen_stages=5), ValueError, 'frozen_stages must be -1 to 4, got 5'),
+        (
+            dict(pretrained=50),
+            ValueError,
+            'pretrained must be a path, a URL or None, got 50',
+        ),
+    ],
+)
 def test_bad_arguments_are_named(kwargs, error, message):
     with pytest.raises(error, match=message):
         ResNet_DNR(**{'depth': 50, **kwargs})
 
 
-@pytest.mark.parametrize('shape, message', [
-    ((6, 3, 32, 32), '6 images is not whole clips of n_segment=4'),
-    ((2, 4, 3, 32, 32), r'got a tensor of shape \(2, 4, 3, 32, 32\)'),
-    ((3, 32, 32), r'got a tensor of shape \(3, 32, 32\)'),
-])
+@pytest.mark.parametrize(
+    'shape, message',
+    [
+        ((6, 3, 32, 32), '6 images is not whole clips of n_segment=4'),
+        ((2, 4, 3, 32, 32), r'got a tensor of shape \(2, 4, 3, 32, 32\)'),
+        ((3, 32, 32), r'got a tensor of shape \(3, 32, 32\)'),
+    ],
+)
 def test_bad_batches_are_named_before_any_compute(shape, message):
     model = build()
     model.conv1.register_forward_pre_hook(lambda *args: pytest.fail('ran'))
@@ -657,8 +760,11 @@ def test_batchnorm_alone_takes_any_number_of_images():
 
 def test_a_single_value_has_no_variance():
     model = build(num_groups=4)
-    with pytest.raises(ValueError, match='more than one value a channel and '
-                       r'group in training, got input \(4, 512, 1, 1\)'):
+    with pytest.raises(
+        ValueError,
+        match='more than one value a channel and '
+        r'group in training, got input \(4, 512, 1, 1\)',
+    ):
         model(images(4))
     model.eval()(images(4))
 

@@ -1,4 +1,5 @@
 """tools/setup_env.sh: what a stranger meets when something is missing."""
+
 import os
 import shutil
 import subprocess
@@ -19,8 +20,12 @@ def clone(tmp_path):
 
 def setup(clone, **env):
     result = subprocess.run(
-        [clone / 'tools' / 'setup_env.sh'], env={**os.environ, **env},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        [clone / 'tools' / 'setup_env.sh'],
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     return result.returncode, result.stdout
 
 
@@ -37,8 +42,12 @@ def test_no_network(clone):
 def test_done_before(clone):
     """Nothing is done twice, but for other pins."""
     wanted = subprocess.run(
-        'cat tools/requirements.txt tools/setup_env.sh | cksum', shell=True,
-        cwd=clone, stdout=subprocess.PIPE, text=True).stdout
+        'cat tools/requirements.txt tools/setup_env.sh | cksum',
+        shell=True,
+        cwd=clone,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
     (clone / '.venv').mkdir()
     (clone / '.venv' / 'installed').write_text(wanted)
     assert setup(clone) == (0, '')
@@ -58,8 +67,10 @@ def test_no_python(clone, python):
 def test_pins_are_complete():
     """Every installed package's needs are pinned: none is left to chance."""
     from importlib.metadata import distribution
+
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
+
     pinned = {}
     for line in (ROOT / 'tools/requirements.txt').read_text().splitlines():
         line = line.split('#')[0].strip()
@@ -73,10 +84,14 @@ def test_pins_are_complete():
             need = Requirement(need)
             if need.marker is None or need.marker.evaluate({'extra': ''}):
                 missing.add(canonicalize_name(need.name))
-    torch_needs = {canonicalize_name(Requirement(need).name)
-                   for need in distribution('torch').requires}
+    torch_needs = {
+        canonicalize_name(Requirement(need).name)
+        for need in distribution('torch').requires
+    }
     assert missing - set(pinned) - torch_needs == {
         # OpenCV builds that need libGL: the headless one stands in.
-        'opencv-python', 'opencv-contrib-python',
+        'opencv-python',
+        'opencv-contrib-python',
         # Reads video files; the pipelines here read frames.
-        'decord'}
+        'decord',
+    }

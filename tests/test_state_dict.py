@@ -1,4 +1,5 @@
 """State-dict names, checkpoints in the published ones, and `pretrained`."""
+
 import functools
 import http.server
 import importlib.util
@@ -12,17 +13,30 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_dnr import (ResNet_DNR, from_published_name, load_pretrained,
-                        to_published_names)
+from resnet_dnr import (
+    ResNet_DNR,
+    from_published_name,
+    load_pretrained,
+    to_published_names,
+)
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3),
-          101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 def build(depth=18, **kwargs):
-    return ResNet_DNR(depth, **{**dict(
-        out_indices=(3, ), bn_eval=False, n_segment=4, num_groups=2),
-        **kwargs})
+    return ResNet_DNR(
+        depth,
+        **{
+            **dict(out_indices=(3,), bn_eval=False, n_segment=4, num_groups=2),
+            **kwargs,
+        },
+    )
 
 
 def trained(depth=18, seed=0, **kwargs):
@@ -38,8 +52,7 @@ def trained(depth=18, seed=0, **kwargs):
 
 
 def images():
-    return torch.randn(8, 3, 32, 32,
-                       generator=torch.Generator().manual_seed(1))
+    return torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 def same(state_dict, other):
@@ -54,6 +67,7 @@ def shapes(state_dict):
 
 # Names
 
+
 def torchvision_shapes(depth):
     """Names and shapes of torchvision's ResNet without fc, in its order."""
     names = {}
@@ -63,7 +77,7 @@ def torchvision_shapes(depth):
 
     def bn(name, channels):
         for kind in ('weight', 'bias', 'running_mean', 'running_var'):
-            names[f'{name}.{kind}'] = (channels, )
+            names[f'{name}.{kind}'] = (channels,)
         names[f'{name}.num_batches_tracked'] = ()
 
     conv('conv1', 64, 3, 7)
@@ -100,8 +114,7 @@ def test_torchvision_itself(depth):
     models = pytest.importorskip('torchvision.models', exc_type=Exception)
     theirs = getattr(models, f'resnet{depth}')()
     model = build(depth, dnr='none').eval()
-    missing, unexpected = model.load_state_dict(
-        theirs.state_dict(), strict=False)
+    missing, unexpected = model.load_state_dict(theirs.state_dict(), strict=False)
     assert (missing, unexpected) == ([], ['fc.weight', 'fc.bias'])
     y = theirs.eval().fc(model(images()).mean((2, 3)))
     torch.testing.assert_close(y, theirs(images()))
@@ -120,8 +133,7 @@ def test_dynamic_networks_add_cells_and_drop_what_they_replace(depth):
             assert ours[name] == plain[name], name
     cell = r'relay\.(input|hidden)_map\.[02]\.(weight|bias)'
     for name in set(ours) - set(plain):
-        assert re.fullmatch(
-            rf'layer\d+\.(\d+\.bn2\.)?{cell}', name), name
+        assert re.fullmatch(rf'layer\d+\.(\d+\.bn2\.)?{cell}', name), name
 
 
 def published_shapes(depth):
@@ -135,17 +147,24 @@ def published_shapes(depth):
                 continue
             name = f'{stage}.ModuleList.{block}.{bn or ""}{rest}'
         names[name] = shape
-    cells = [f'layer{s + 1}.ModuleList.{b}.bn2'
-             for s in range(4) for b in range(BLOCKS[depth][s])]
+    cells = [
+        f'layer{s + 1}.ModuleList.{b}.bn2'
+        for s in range(4)
+        for b in range(BLOCKS[depth][s])
+    ]
     cells += [f'layer{s}' for s in range(1, 5)]
     for cell in cells:
-        c = 64 * 2**(int(cell[5]) - 1)
+        c = 64 * 2 ** (int(cell[5]) - 1)
         for which in 'w_ih', 'w_hh':
             name = f'{cell}.lstm.{which}.0.seq'
-            names.update({
-                f'{name}.0.weight': (c // 4, c), f'{name}.0.bias': (c // 4, ),
-                f'{name}.2.weight': (4 * c, c // 4),
-                f'{name}.2.bias': (4 * c, )})
+            names.update(
+                {
+                    f'{name}.0.weight': (c // 4, c),
+                    f'{name}.0.bias': (c // 4,),
+                    f'{name}.2.weight': (4 * c, c // 4),
+                    f'{name}.2.bias': (4 * c,),
+                }
+            )
     return names
 
 
@@ -161,6 +180,7 @@ def test_published_names(running_stats):
 
 # Published names through the loaders
 
+
 class Recognizer(nn.Module):
     """What a host's recognizer is to a loader."""
 
@@ -172,11 +192,12 @@ class Recognizer(nn.Module):
 
 def published_checkpoint(backbone, prefix='backbone.'):
     """A recognizer's checkpoint in the published names."""
-    state = {f'backbone.{name}': value
-             for name, value in backbone.state_dict().items()}
+    state = {f'backbone.{name}': value for name, value in backbone.state_dict().items()}
     state = to_published_names(state)
-    assert all('.ModuleList.' in name or '.layer' not in name
-               or '.lstm.' in name for name in state)
+    assert all(
+        '.ModuleList.' in name or '.layer' not in name or '.lstm.' in name
+        for name in state
+    )
     head = nn.Linear(2, 2).state_dict()
     state.update((f'cls_head.{name}', value) for name, value in head.items())
     return {'meta': {'epoch': 1}, 'state_dict': state}
@@ -225,8 +246,7 @@ def check_host_loader(load_checkpoint, tmp_path):
     load_checkpoint(grouped, path, map_location='cpu', strict=True)
     assert torch.equal(grouped.backbone(images()), model(images()))
     with pytest.raises(RuntimeError):
-        load_checkpoint(Recognizer(build(18)), path, map_location='cpu',
-                        strict=True)
+        load_checkpoint(Recognizer(build(18)), path, map_location='cpu', strict=True)
 
 
 def test_mmengines_loader(tmp_path):
@@ -240,13 +260,14 @@ def test_mmcv_1s_loader(tmp_path, monkeypatch):
         pytest.skip('mmcv 1.x, which goes with mmaction v1, is not here')
     if importlib.util.find_spec('torchvision') is None:
         # Imported for the addresses of its models alone.
-        monkeypatch.setitem(
-            sys.modules, 'torchvision', types.ModuleType('torchvision'))
+        monkeypatch.setitem(sys.modules, 'torchvision', types.ModuleType('torchvision'))
     from mmcv.runner import load_checkpoint
+
     check_host_loader(load_checkpoint, tmp_path)
 
 
 # The two layouts of running statistics
+
 
 def test_shared_into_grouped_is_exactly_the_shared_evaluation():
     shared = trained(running_stats='shared')
@@ -270,15 +291,20 @@ def test_grouped_into_shared_is_the_mean():
     for name in ('running_mean', 'running_var'):
         value = grouped.state_dict()[f'layer3.0.bn2.{name}']
         wanted = (value[0] + value[1]) / 2
-        for got in (shared.state_dict()[f'layer3.0.bn2.{name}'],
-                    published[f'layer3.ModuleList.0.bn2.{name}']):
+        for got in (
+            shared.state_dict()[f'layer3.0.bn2.{name}'],
+            published[f'layer3.ModuleList.0.bn2.{name}'],
+        ):
             torch.testing.assert_close(got, wanted)
 
 
 def test_other_numbers_of_groups_do_not_fit():
     four = build(num_groups=4)
-    with pytest.raises(RuntimeError, match='size mismatch for '
-                       r'layer1\.0\.bn2\.running_mean'):
+    with pytest.raises(
+        RuntimeError,
+        match='size mismatch for '
+        r'layer1\.0\.bn2\.running_mean',
+    ):
         four.load_state_dict(build(num_groups=2).state_dict())
     state = build(running_stats='shared').state_dict()
     state['layer1.0.bn2.running_mean'] = torch.zeros(63)
@@ -293,13 +319,16 @@ def test_other_numbers_of_groups_do_not_fit():
 
 # pretrained
 
+
 @pytest.fixture
 def saved(tmp_path):
     """Saves an object, gives the path."""
+
     def save(obj, name='checkpoint.pth'):
         path = tmp_path / name
         torch.save(obj, path)
         return str(path)
+
     return save
 
 
@@ -317,7 +346,7 @@ def load(source, caplog, depth=18, **kwargs):
     caplog.clear()
     with caplog.at_level(logging.INFO, 'resnet_dnr'):
         model.init_weights()
-    record, = caplog.records
+    (record,) = caplog.records
     assert record.name == 'resnet_dnr' and record.levelno == logging.INFO
     return model, record.getMessage()
 
@@ -326,11 +355,14 @@ def test_pretrained_imagenet_resnet(saved, caplog):
     state = imagenet()
     path = saved(state)
     model, message = load(path, caplog, dnr='none')
-    same(model.state_dict(), {name: value for name, value in state.items()
-                              if not name.startswith('fc.')})
+    same(
+        model.state_dict(),
+        {name: value for name, value in state.items() if not name.startswith('fc.')},
+    )
     assert message == (
         f'{path}: took tensors for stem 6 of 6, layer1 24 of 24, '
-        'layer2 30 of 30, layer3 30 of 30, layer4 30 of 30')
+        'layer2 30 of 30, layer3 30 of 30, layer4 30 of 30'
+    )
 
     model, message = load(path, caplog)
     ours = model.state_dict()
@@ -343,7 +375,8 @@ def test_pretrained_imagenet_resnet(saved, caplog):
     # tensors, which an ImageNet ResNet has not; a stage: its cell's 8 more.
     assert message == (
         f'{path}: took tensors for stem 6 of 6, layer1 16 of 40, '
-        'layer2 22 of 46, layer3 22 of 46, layer4 22 of 46')
+        'layer2 22 of 46, layer3 22 of 46, layer4 22 of 46'
+    )
 
 
 def test_init_weights_without_pretrained(caplog):
@@ -356,13 +389,12 @@ def test_init_weights_without_pretrained(caplog):
     assert not caplog.records
     # Kaiming, fan out: variance 2 / (3 * 3 * 512).
     std = model.layer4.get_submodule('1').conv2.weight.std().item()
-    assert abs(std / (2 / (9 * 512))**0.5 - 1) < 0.01
+    assert abs(std / (2 / (9 * 512)) ** 0.5 - 1) < 0.01
     assert (model.bn1.weight == 1).all() and (model.bn1.bias == 0).all()
     assert (model.layer1.relay.input_map[0].weight == 7).all()
 
 
-@pytest.mark.parametrize('prefix', ['', 'backbone.', 'module.',
-                                    'module.backbone.'])
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'module.', 'module.backbone.'])
 @pytest.mark.parametrize('published', [False, True])
 def test_pretrained_dnr_checkpoint(prefix, published, saved, caplog):
     expected = trained(running_stats='shared')
@@ -371,18 +403,19 @@ def test_pretrained_dnr_checkpoint(prefix, published, saved, caplog):
         state = to_published_names(state)
     state = {prefix + name: value for name, value in state.items()}
     state['cls_head.fc_cls.weight'] = torch.zeros(400, 512)
-    path = saved({'meta': {'epoch': 3}, 'state_dict': state,
-                  'optimizer': {'param_groups': []}})
+    path = saved(
+        {'meta': {'epoch': 3}, 'state_dict': state, 'optimizer': {'param_groups': []}}
+    )
     model, message = load(path, caplog, running_stats='shared')
     same(model.state_dict(), expected.state_dict())
     assert message.endswith(
         'stem 6 of 6, layer1 40 of 40, layer2 46 of 46, layer3 46 of 46, '
-        'layer4 46 of 46')
+        'layer4 46 of 46'
+    )
 
 
 def test_pretrained_fewer_stages(saved, caplog):
-    short = dict(num_stages=2, strides=(1, 2), dilations=(1, 1),
-                 out_indices=(1, ))
+    short = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))
     _, message = load(saved(imagenet()), caplog, **short)
     assert message.endswith('stem 6 of 6, layer1 16 of 40, layer2 22 of 46')
 
@@ -400,8 +433,8 @@ def server(tmp_path, monkeypatch):
             asked.append(self.path)
 
     server = http.server.ThreadingHTTPServer(
-        ('127.0.0.1', 0),
-        functools.partial(Handler, directory=str(tmp_path / 'www')))
+        ('127.0.0.1', 0), functools.partial(Handler, directory=str(tmp_path / 'www'))
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f'http://127.0.0.1:{server.server_port}', asked
@@ -427,53 +460,79 @@ def test_pretrained_url(server, saved, caplog, tmp_path):
 @pytest.mark.parametrize('depth', [34, 50])
 def test_pretrained_of_another_depth(depth, saved):
     path = saved(imagenet(18))
-    with pytest.raises(ValueError, match=re.escape(
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
             f'{path} is no checkpoint for this ResNet_DNR of depth {depth}: '
-            'layer1 has 2 blocks there, 3 here')):
+            'layer1 has 2 blocks there, 3 here'
+        ),
+    ):
         load_pretrained(build(depth), path)
 
 
 def test_pretrained_of_a_deeper_network(saved):
     """ResNet-101 has all names of ResNet-50, and seventeen blocks more."""
-    path = saved({name: torch.zeros(shape) for name, shape
-                  in torchvision_shapes(101).items()})
-    with pytest.raises(ValueError, match='depth 50: layer3 has 23 blocks '
-                       'there, 6 here'):
+    path = saved(
+        {name: torch.zeros(shape) for name, shape in torchvision_shapes(101).items()}
+    )
+    with pytest.raises(
+        ValueError, match='depth 50: layer3 has 23 blocks there, 6 here'
+    ):
         load_pretrained(build(50, dnr='none'), path)
 
 
 def test_pretrained_of_other_shapes(saved):
-    path = saved({name: torch.zeros(shape) for name, shape
-                  in torchvision_shapes(50).items()})
-    with pytest.raises(ValueError, match=r'no checkpoint for .*depth 34: '
-                       r'(.|\n)*size mismatch for layer1\.0\.conv1\.weight'):
+    path = saved(
+        {name: torch.zeros(shape) for name, shape in torchvision_shapes(50).items()}
+    )
+    with pytest.raises(
+        ValueError,
+        match=r'no checkpoint for .*depth 34: '
+        r'(.|\n)*size mismatch for layer1\.0\.conv1\.weight',
+    ):
         load_pretrained(build(34), path)
     path = saved(build(num_groups=4).state_dict())
     with pytest.raises(ValueError, match='running_mean'):
         load_pretrained(build(), path)
 
 
-@pytest.mark.parametrize('lacking, message', [
-    (('layer3.', ), 'stem 6 of 6, layer1 16 of 40, layer2 22 of 46, '
-     'layer3 0 of 46, layer4 22 of 46'),
-    (('conv1.', 'bn1.'), 'stem 0 of 6, layer1 16 of 40'),
-    (('conv1', 'bn1', 'layer'), 'stem 0 of 6, layer1 0 of 40, layer2 0 of'),
-])
+@pytest.mark.parametrize(
+    'lacking, message',
+    [
+        (
+            ('layer3.',),
+            'stem 6 of 6, layer1 16 of 40, layer2 22 of 46, '
+            'layer3 0 of 46, layer4 22 of 46',
+        ),
+        (('conv1.', 'bn1.'), 'stem 0 of 6, layer1 16 of 40'),
+        (('conv1', 'bn1', 'layer'), 'stem 0 of 6, layer1 0 of 40, layer2 0 of'),
+    ],
+)
 def test_pretrained_that_has_nothing_of_a_stage(lacking, message, saved):
-    state = {name: value for name, value in imagenet().items()
-             if not name.startswith(lacking)}
+    state = {
+        name: value
+        for name, value in imagenet().items()
+        if not name.startswith(lacking)
+    }
     path = saved(state)
-    with pytest.raises(ValueError, match=re.escape(
+    with pytest.raises(
+        ValueError,
+        match=re.escape(
             f'{path} is no checkpoint for this ResNet_DNR of depth 18: '
-            f'tensors found by name: {message}')):
+            f'tensors found by name: {message}'
+        ),
+    ):
         load_pretrained(build(), path)
 
 
 def test_pretrained_is_missing(tmp_path):
     model = build(pretrained=str(tmp_path / 'none.pth'))  # not yet an error
-    with pytest.raises(FileNotFoundError, match=re.escape(
-            f"pretrained='{tmp_path}/none.pth' is neither a file nor an "
-            'http(s) URL')):
+    with pytest.raises(
+        FileNotFoundError,
+        match=re.escape(
+            f"pretrained='{tmp_path}/none.pth' is neither a file nor an http(s) URL"
+        ),
+    ):
         model.init_weights()
     with pytest.raises(FileNotFoundError):
         load_pretrained(build(), str(tmp_path))
@@ -483,8 +542,9 @@ def test_pretrained_is_missing(tmp_path):
 def test_pretrained_is_no_checkpoint(content, tmp_path):
     path = tmp_path / 'notes.txt'
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(
-            f'{path} cannot be read as a checkpoint')):
+    with pytest.raises(
+        ValueError, match=re.escape(f'{path} cannot be read as a checkpoint')
+    ):
         load_pretrained(build(), str(path))
 
 
@@ -509,8 +569,11 @@ def test_pretrained_runs_no_code(saved, server, tmp_path):
     state = dict(imagenet(), extra=Code(str(mark)))
     saved(state, 'www/code.pth')
     for source in (str(tmp_path / 'www/code.pth'), f'{address}/code.pth'):
-        with pytest.raises(ValueError, match='cannot be read as a checkpoint'
-                           r'(.|\n)*[Ww]eights'):
+        with pytest.raises(
+            ValueError,
+            match='cannot be read as a checkpoint'
+            r'(.|\n)*[Ww]eights',
+        ):
             load_pretrained(build(), source)
         assert not mark.exists()
     torch.load(tmp_path / 'www/code.pth', weights_only=False)

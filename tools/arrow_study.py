@@ -54,6 +54,7 @@ same clip played backwards; of the layers, that which tells them apart most.
 Exit status: 0, all runs are there; 1, something failed, and the text says
 what; 3, stopped by --time-limit or a signal: the same command goes on.
 """
+
 import argparse
 import concurrent.futures
 import copy
@@ -79,8 +80,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.progress import (BarColumn, MofNCompleteColumn, Progress,
-                           TextColumn, TimeElapsedColumn)
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -88,8 +94,12 @@ sys.path.insert(0, str(ROOT))
 from benchmark import count, describe_run, first_line, write_json  # noqa: E402
 from hosts import HostError, mmaction2, run  # noqa: E402
 from hosts.checks import fill_model, read_checkpoint  # noqa: E402
-from recalibrate_norm import (choose_norms, estimate,  # noqa: E402
-                              replace_statistics)
+from recalibrate_norm import (
+    choose_norms,
+    estimate,  # noqa: E402
+    replace_statistics,
+)
+
 from resnet_dnr import CrossTemporalNorm, DynamicNorm  # noqa: E402
 
 SEEDS = (0, 1, 2)
@@ -106,6 +116,7 @@ SECONDS_TO_STOP = 10  # for a child, before it is killed
 
 class Run(NamedTuple):
     """What a run is of: names of a config, and numbers."""
+
     config: str
     batch: int
     groups: int
@@ -126,9 +137,14 @@ RUNS = [
     Run(config, batch, groups, seed)
     for configs, batch, groups in (
         (('both', 'none', 'cross_temporal', 'cross_layer'), BATCH, GROUPS),
-        (('both', 'none'), 2, GROUPS), (('both', 'none'), 4, GROUPS),
-        (('both', ), BATCH, 2), (('both', ), BATCH, 8))
-    for seed in SEEDS for config in configs]
+        (('both', 'none'), 2, GROUPS),
+        (('both', 'none'), 4, GROUPS),
+        (('both',), BATCH, 2),
+        (('both',), BATCH, 8),
+    )
+    for seed in SEEDS
+    for config in configs
+]
 
 
 class Stopped(Exception):
@@ -137,33 +153,59 @@ class Stopped(Exception):
 
 def parse_args():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--only', nargs='+', metavar='PATTERN', default=['*'],
-                        help='runs whose name fits one of these, such as '
-                        "'both_*_s0' (default: all)")
-    parser.add_argument('--jobs', type=count, metavar='N',
-                        help='runs at once, spread over the visible GPUs '
-                        '(default: 4 a GPU, 1 without)')
-    parser.add_argument('--time-limit', type=count, metavar='SECONDS',
-                        help='stop then, in a way that can be gone on from')
-    parser.add_argument('--work-dir', type=Path, metavar='FOLDER',
-                        default=Path('work_dirs/arrow'),
-                        help='checkpoints and logs (default: %(default)s)')
-    parser.add_argument('--out', type=Path, metavar='FOLDER',
-                        default=Path('results/arrow'),
-                        help='results (default: %(default)s)')
-    parser.add_argument('--commit', help='what the results say of the source '
-                        "(default: what git says)")
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE',
-                        default=[], help='set values of the config, in all '
-                        'runs; optimizer.lr and lr_config.warmup_iters are '
-                        f'those for batches of {BATCH}')
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--only',
+        nargs='+',
+        metavar='PATTERN',
+        default=['*'],
+        help="runs whose name fits one of these, such as 'both_*_s0' (default: all)",
+    )
+    parser.add_argument(
+        '--jobs',
+        type=count,
+        metavar='N',
+        help='runs at once, spread over the visible GPUs (default: 4 a GPU, 1 without)',
+    )
+    parser.add_argument(
+        '--time-limit',
+        type=count,
+        metavar='SECONDS',
+        help='stop then, in a way that can be gone on from',
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        metavar='FOLDER',
+        default=Path('work_dirs/arrow'),
+        help='checkpoints and logs (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        metavar='FOLDER',
+        default=Path('results/arrow'),
+        help='results (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--commit', help='what the results say of the source (default: what git says)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        default=[],
+        help='set values of the config, in all '
+        'runs; optimizer.lr and lr_config.warmup_iters are '
+        f'those for batches of {BATCH}',
+    )
     return parser.parse_args()
 
 
 class Plan(NamedTuple):
     """A run with all that it takes."""
+
     run: Run
     v1: object  # mmengine.Config, in mmaction v1's schema
     options: list  # KEY=VALUE, for --cfg-options
@@ -178,13 +220,14 @@ class Plan(NamedTuple):
     def is_done(self):
         """Whether all that the run should leave is there."""
         relay = self.result.with_name('relay.json')
-        return self.result.exists() and (
-            relay.exists() or not self.run.has_relay())
+        return self.result.exists() and (relay.exists() or not self.run.has_relay())
 
     def last_checkpoint(self):
         """The newest checkpoint and its epoch; None and 0 without one."""
-        found = {int(path.stem[len('epoch_'):]): path
-                 for path in self.folder.glob('epoch_*.pth')}
+        found = {
+            int(path.stem[len('epoch_') :]): path
+            for path in self.folder.glob('epoch_*.pth')
+        }
         epoch = max(found, default=0)
         return found.get(epoch), epoch
 
@@ -212,12 +255,10 @@ def make_plan(run, args):
     """
     path = os.path.relpath(ROOT / 'configs' / 'arrow' / f'{run.config}.py')
     parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+',
-                        action=mmaction2.DictAction)
+    parser.add_argument('--cfg-options', nargs='+', action=mmaction2.DictAction)
 
     def load(options):
-        parsed = parser.parse_args(['--cfg-options', *options]
-                                   if options else [])
+        parsed = parser.parse_args(['--cfg-options', *options] if options else [])
         return mmaction2.load_config(path, parsed.cfg_options)
 
     v1 = load(args.cfg_options)
@@ -229,25 +270,36 @@ def make_plan(run, args):
             f'model.backbone.num_groups={run.groups}',
             f'total_epochs={math.ceil(v1.total_epochs * EPOCHS[run.batch])}',
             f'optimizer.lr={v1.optimizer.lr * share}',
-            f'lr_config.warmup_iters='
-            f'{round(v1.lr_config.warmup_iters / share)}']
+            f'lr_config.warmup_iters={round(v1.lr_config.warmup_iters / share)}',
+        ]
         v1 = load(options)
     mmaction2.translate(v1, validate=True)
     data = Path(v1.data.test.ann_file).parent
     try:
-        settings = dict(config=v1.to_dict(),
-                        data=json.loads((data / 'dataset.json').read_text()),
-                        classes=(data / 'classes.txt').read_text().split())
+        settings = dict(
+            config=v1.to_dict(),
+            data=json.loads((data / 'dataset.json').read_text()),
+            classes=(data / 'classes.txt').read_text().split(),
+        )
     except OSError as error:
         raise HostError(
             f'cannot read {error.filename}: {error.strerror}. Make the data '
-            f'first: tools/make_arrow_dataset.py {data}') from error
+            f'first: tools/make_arrow_dataset.py {data}'
+        ) from error
     classes = v1.model.cls_head.num_classes
     if len(settings['classes']) != classes:
-        raise HostError(f'model.cls_head.num_classes={classes}, but {data} '
-                        f'has {len(settings["classes"])} classes')
-    plan = Plan(run, v1, options, json.loads(json.dumps(settings)),
-                args.work_dir / run.name, args.out / f'{run.name}.json')
+        raise HostError(
+            f'model.cls_head.num_classes={classes}, but {data} '
+            f'has {len(settings["classes"])} classes'
+        )
+    plan = Plan(
+        run,
+        v1,
+        options,
+        json.loads(json.dumps(settings)),
+        args.work_dir / run.name,
+        args.out / f'{run.name}.json',
+    )
     for path in (plan.result, plan.folder / 'state.json'):
         if path.exists():
             check_settings(path, plan)
@@ -260,27 +312,35 @@ def check_settings(path, plan):
     Raises:
         HostError: it is not; the text names up to five that differ.
     """
+
     def flatten(value, name):
         if isinstance(value, dict):
-            return {key: leaf for part in value
-                    for key, leaf in flatten(
-                        value[part], f'{name}.{part}').items()}
+            return {
+                key: leaf
+                for part in value
+                for key, leaf in flatten(value[part], f'{name}.{part}').items()
+            }
         return {name: value}
 
     try:
         found = json.loads(path.read_text())['settings']
     except (ValueError, KeyError, TypeError) as error:
-        raise HostError(f'{path} is no file of this study: remove it or give '
-                        f'another folder') from error
+        raise HostError(
+            f'{path} is no file of this study: remove it or give another folder'
+        ) from error
     found, wanted = flatten(found, ''), flatten(plan.settings, '')
-    differing = [key for key in {**found, **wanted}
-                 if found.get(key) != wanted.get(key)]
+    differing = [
+        key for key in {**found, **wanted} if found.get(key) != wanted.get(key)
+    ]
     if differing:
         raise HostError(
             f'{path} is of other settings ('
-            + '; '.join(f'{key[1:]} {found.get(key)}, not {wanted.get(key)}'
-                        for key in differing[:5])
-            + '): remove it or give other folders by --out and --work-dir')
+            + '; '.join(
+                f'{key[1:]} {found.get(key)}, not {wanted.get(key)}'
+                for key in differing[:5]
+            )
+            + '): remove it or give other folders by --out and --work-dir'
+        )
 
 
 def threads(jobs):
@@ -314,9 +374,13 @@ def run_child(plan, step, command, device, jobs, lock, stop):
     with open(log, 'a') as file:
         # In a session of its own, so that its data loaders end with it.
         process = subprocess.Popen(
-            [sys.executable, *map(str, command)], env=env, stdout=file,
-            stderr=subprocess.STDOUT, start_new_session=True,
-            pass_fds=[lock])
+            [sys.executable, *map(str, command)],
+            env=env,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock],
+        )
     while process.poll() is None and not stop.wait(0.2):
         pass
     stopped = process.poll() is None
@@ -328,34 +392,48 @@ def run_child(plan, step, command, device, jobs, lock, stop):
         except subprocess.TimeoutExpired:
             continue
     state = plan.read_state()
-    state['seconds'][step] = (state['seconds'].get(step, 0)
-                              + time.perf_counter() - start)
+    state['seconds'][step] = state['seconds'].get(step, 0) + time.perf_counter() - start
     write_json(plan.folder / 'state.json', state)
     if stopped:
         raise Stopped
     if process.returncode:
         with open(log, errors='replace') as file:
             last = ''.join(deque(file, 8)).rstrip()
-        raise HostError(f'{step} failed with exit status '
-                        f'{process.returncode}, see {log}, which ends:\n'
-                        f'{last}')
+        raise HostError(
+            f'{step} failed with exit status '
+            f'{process.returncode}, see {log}, which ends:\n'
+            f'{last}'
+        )
 
 
 def commands(plan):
     """The command lines of a run: train from the beginning, and test."""
+
     def script(name, *arguments):
         options = ['--cfg-options', *plan.options] if plan.options else []
-        return [os.path.relpath(ROOT / 'tools' / name),
-                os.path.relpath(
-                    ROOT / 'configs' / 'arrow' / f'{plan.run.config}.py'),
-                *map(str, arguments), *options]
+        return [
+            os.path.relpath(ROOT / 'tools' / name),
+            os.path.relpath(ROOT / 'configs' / 'arrow' / f'{plan.run.config}.py'),
+            *map(str, arguments),
+            *options,
+        ]
 
     return dict(
-        train=script('train_recognizer.py', '--validate', '--seed',
-                     plan.run.seed, '--work_dir', plan.folder),
-        test=script('test_recognizer.py',
-                    plan.folder / f'epoch_{plan.epochs}.pth', '--out',
-                    plan.folder / 'results.pkl'))
+        train=script(
+            'train_recognizer.py',
+            '--validate',
+            '--seed',
+            plan.run.seed,
+            '--work_dir',
+            plan.folder,
+        ),
+        test=script(
+            'test_recognizer.py',
+            plan.folder / f'epoch_{plan.epochs}.pth',
+            '--out',
+            plan.folder / 'results.pkl',
+        ),
+    )
 
 
 def train_and_test(plan, devices, jobs, lock, stop):
@@ -406,9 +484,11 @@ def accuracies(predicted, labels, classes):
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, predicted), 1)
     return dict(
-        top1=float(right.mean()), pair=float(right_pair.mean()),
+        top1=float(right.mean()),
+        pair=float(right_pair.mean()),
         order=float(right[right_pair].mean()) if right_pair.any() else None,
-        confusion=confusion.tolist())
+        confusion=confusion.tolist(),
+    )
 
 
 def validation(folder):
@@ -456,8 +536,7 @@ class Evaluator:
 
     def __init__(self, stop):
         self.stop = stop
-        self.device = torch.device(
-            'cuda' if torch.cuda.is_available() else 'cpu')
+        self.device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         self.clips = self.train_clips = None
 
     def prepare(self, plan):
@@ -471,6 +550,7 @@ class Evaluator:
         from mmaction.registry import DATASETS
         from mmaction.utils import register_all_modules
         from mmengine.utils import import_modules_from_strings
+
         register_all_modules(init_default_scope=True)
         cfg = mmaction2.translate(plan.v1)
         import_modules_from_strings(**cfg.custom_imports)
@@ -484,11 +564,13 @@ class Evaluator:
 
         train = DATASETS.build(cfg.train_dataloader.dataset)
         self.train_clips = read(
-            train, shuffled(len(train))[:RECALIBRATION_BATCHES * BATCH])
+            train, shuffled(len(train))[: RECALIBRATION_BATCHES * BATCH]
+        )
         test = DATASETS.build(cfg.test_dataloader.dataset)
         self.clips = read(test, range(len(test)))
-        self.labels = np.array([int(clip['data_samples'].gt_labels.item)
-                                for clip in self.clips])
+        self.labels = np.array(
+            [int(clip['data_samples'].gt_labels.item) for clip in self.clips]
+        )
 
     def check_time(self):
         if self.stop.is_set():
@@ -504,6 +586,7 @@ class Evaluator:
             backbone: values for model.backbone.
         """
         from mmaction.registry import MODELS
+
         v1 = copy.deepcopy(plan.v1)
         v1.model.backbone.update(backbone)
         model = MODELS.build(mmaction2.translate(v1).model)
@@ -524,27 +607,31 @@ class Evaluator:
             np.ndarray: (clips, classes) float32, in the order of `clips`.
         """
         from mmengine.dataset import pseudo_collate
+
         order = range(len(clips)) if order is None else order
         filled = -(-len(order) // size) * size
         places = list(itertools.islice(itertools.cycle(order), filled))
         scores = []
         for start in range(0, filled, size):
             self.check_time()
-            batch = [copy.copy(clips[place])
-                     for place in places[start:start + size]]
+            batch = [copy.copy(clips[place]) for place in places[start : start + size]]
             samples = model.test_step(pseudo_collate(batch))
             scores += [sample.pred_scores.item for sample in samples]
-        scores = torch.stack(scores).float().cpu().numpy()[:len(order)]
-        return scores[np.argsort(places[:len(order)])]
+        scores = torch.stack(scores).float().cpu().numpy()[: len(order)]
+        return scores[np.argsort(places[: len(order)])]
 
     def batches(self, size):
         """Batches of training clips, as a data loader gives them."""
         from mmengine.dataset import pseudo_collate
-        for number in range(min(RECALIBRATION_BATCHES,
-                                len(self.train_clips) // size)):
+
+        for number in range(min(RECALIBRATION_BATCHES, len(self.train_clips) // size)):
             self.check_time()
-            yield pseudo_collate([copy.copy(clip) for clip in self.train_clips[
-                number * size:(number + 1) * size]])
+            yield pseudo_collate(
+                [
+                    copy.copy(clip)
+                    for clip in self.train_clips[number * size : (number + 1) * size]
+                ]
+            )
 
     def evaluate(self, plan):
         """Write a run's JSON, and that of the relay where it has it.
@@ -578,25 +665,29 @@ class Evaluator:
         # The running statistics move meanwhile, without effect. The list of
         # clips goes class by class, which no training batch does.
         order = shuffled(len(self.clips))
-        for mode, size in (('batch', plan.run.batch),
-                           ('large_batch', LARGE_BATCH)):
-            modes[mode] = figures(
-                self.scores(model, self.clips, size, order))
+        for mode, size in (('batch', plan.run.batch), ('large_batch', LARGE_BATCH)):
+            modes[mode] = figures(self.scores(model, self.clips, size, order))
         model = self.build(plan, state, path)
         state_anew = dict(state)
-        replace_statistics(state_anew, estimate(
-            model, choose_norms(model), self.batches(plan.run.batch)))
-        modes['recalibrated'] = figures(self.scores(
-            self.build(plan, state_anew, path), self.clips, plan.run.batch))
+        replace_statistics(
+            state_anew,
+            estimate(model, choose_norms(model), self.batches(plan.run.batch)),
+        )
+        modes['recalibrated'] = figures(
+            self.scores(self.build(plan, state_anew, path), self.clips, plan.run.batch)
+        )
 
         if any(isinstance(m, CrossTemporalNorm) for m in model.modules()):
             model = self.build(plan, state, path, running_stats='shared')
             normalize_by_batches(model)
             self.scores(
-                model, self.train_clips[:SHARED_BATCHES * plan.run.batch],
-                plan.run.batch)  # for what it does to the statistics
+                model,
+                self.train_clips[: SHARED_BATCHES * plan.run.batch],
+                plan.run.batch,
+            )  # for what it does to the statistics
             modes['shared'] = figures(
-                self.scores(model.eval(), self.clips, plan.run.batch))
+                self.scores(model.eval(), self.clips, plan.run.batch)
+            )
         if plan.run.has_relay():
             model = self.build(plan, state, path)
             self.record_relay(plan, model)
@@ -605,8 +696,10 @@ class Evaluator:
             largest_difference_of_a_score=float(abs(tested - grouped).max()),
             evaluation=modes,
             gap=modes['batch']['top1'] - modes['grouped']['top1'],
-            seconds=dict(plan.read_state()['seconds'],
-                         evaluate=time.perf_counter() - start))
+            seconds=dict(
+                plan.read_state()['seconds'], evaluate=time.perf_counter() - start
+            ),
+        )
 
     def read_results(self, plan, scores):
         """The testing script's scores, which `scores` must be again.
@@ -621,15 +714,17 @@ class Evaluator:
         with open(path, 'rb') as file:
             tested = np.concatenate(pickle.load(file))
         if tested.shape != scores.shape:
-            raise HostError(f'{path} has scores {tested.shape}, the '
-                            f'evaluation has {scores.shape}')
+            raise HostError(
+                f'{path} has scores {tested.shape}, the evaluation has {scores.shape}'
+            )
         # What rounding (TF32 on a GPU) can do is far below a score's spread.
         difference = abs(tested - scores).max()
         if not difference <= 0.02 * max(tested.std(), 1e-3):
             raise HostError(
                 f'the scores of {path} and of the evaluation here differ by '
                 f'up to {difference:.2g}: they should be the same. Remove the '
-                f'file to test again')
+                f'file to test again'
+            )
         return tested
 
     def record_relay(self, plan, model):
@@ -641,9 +736,11 @@ class Evaluator:
         """
         names = plan.settings['classes']
         relayed = {}  # of the last clip and its reversal
-        layers = {name: module for name, module
-                  in model.backbone.named_modules()
-                  if isinstance(module, CrossTemporalNorm)}
+        layers = {
+            name: module
+            for name, module in model.backbone.named_modules()
+            if isinstance(module, CrossTemporalNorm)
+        }
         for name, layer in layers.items():
             layer.backend = 'plain'  # the others do not call the cell
 
@@ -656,27 +753,36 @@ class Evaluator:
             clip = self.clips[list(self.labels).index(label)]
             both = [clip, dict(clip, inputs=clip['inputs'].flip(0))]
             predicted = self.scores(model, both, 2).argmax(1)
-            clips.append(dict(
-                label=names[label], reversed_label=names[label + 1],
-                predicted=names[predicted[0]],
-                reversed_predicted=names[predicted[1]]))
+            clips.append(
+                dict(
+                    label=names[label],
+                    reversed_label=names[label + 1],
+                    predicted=names[predicted[0]],
+                    reversed_predicted=names[predicted[1]],
+                )
+            )
             recorded.append(dict(relayed))
 
         def apart(values):  # (h and c, clip and reversal, groups, channels)
             ahead, back = values[:, 0], values[:, 1]
-            return float(torch.minimum(
-                (ahead - back).abs().mean(1),
-                (ahead - back.flip(1)).abs().mean(1)).mean())
+            return float(
+                torch.minimum(
+                    (ahead - back).abs().mean(1), (ahead - back.flip(1)).abs().mean(1)
+                ).mean()
+            )
 
-        chosen = max(layers, key=lambda name: sum(
-            apart(values[name]) for values in recorded))
+        chosen = max(
+            layers, key=lambda name: sum(apart(values[name]) for values in recorded)
+        )
         for clip, values in zip(clips, recorded):
             for name, of_clips in zip('hc', values[chosen].tolist()):
                 for prefix, value in zip(('', 'reversed_'), of_clips):
                     clip[prefix + name] = np.round(value, 5).tolist()
-        write_json(plan.result.with_name('relay.json'), dict(
-            study='arrow', run=plan.run.name, layer=chosen, clips=clips),
-            indent=None)
+        write_json(
+            plan.result.with_name('relay.json'),
+            dict(study='arrow', run=plan.run.name, layer=chosen, clips=clips),
+            indent=None,
+        )
 
 
 def finish(plan, evaluator, args):
@@ -692,24 +798,38 @@ def finish(plan, evaluator, args):
     import mmaction
     import mmcv
     import mmengine
+
     described['versions'].update(
-        numpy=np.__version__, mmaction2=mmaction.__version__,
-        mmcv=mmcv.__version__, mmengine=mmengine.__version__)
-    write_json(plan.result, dict(
-        study='arrow', name=plan.run.name, run=plan.run._asdict(),
-        clips=len(evaluator.clips),
-        commands={step: shlex.join(['python', *command])
-                  for step, command in commands(plan).items()},
-        **described, **content, validation=validation(plan.folder),
-        settings=plan.settings))
+        numpy=np.__version__,
+        mmaction2=mmaction.__version__,
+        mmcv=mmcv.__version__,
+        mmengine=mmengine.__version__,
+    )
+    write_json(
+        plan.result,
+        dict(
+            study='arrow',
+            name=plan.run.name,
+            run=plan.run._asdict(),
+            clips=len(evaluator.clips),
+            commands={
+                step: shlex.join(['python', *command])
+                for step, command in commands(plan).items()
+            },
+            **described,
+            **content,
+            validation=validation(plan.folder),
+            settings=plan.settings,
+        ),
+    )
 
     def percent(value):
         return '    -' if value is None else f'{100 * value:5.1f}'
 
     modes = content['evaluation']
     line = f'{plan.run.name:22}' + ''.join(
-        f' {key} {percent(modes["grouped"][key])}'
-        for key in ('top1', 'pair', 'order'))
+        f' {key} {percent(modes["grouped"][key])}' for key in ('top1', 'pair', 'order')
+    )
     for mode in ('shared', 'batch', 'large_batch', 'recalibrated'):
         value = modes[mode] and modes[mode]['top1']
         line += f' | {mode} {percent(value)}'
@@ -723,7 +843,7 @@ def visible_devices(jobs):
         visible = [str(i) for i in range(torch.cuda.device_count())]
         if os.environ.get('CUDA_VISIBLE_DEVICES'):
             names = os.environ['CUDA_VISIBLE_DEVICES'].split(',')
-            visible = names[:len(visible)]
+            visible = names[: len(visible)]
     places = queue.Queue()
     for job in range(jobs):
         places.put(visible[job % len(visible)])
@@ -738,19 +858,21 @@ def study(args):
             how many failed.
     """
     begin = time.monotonic()
-    runs = [run for run in RUNS
-            if any(fnmatch.fnmatchcase(run.name, p) for p in args.only)]
+    runs = [
+        run for run in RUNS if any(fnmatch.fnmatchcase(run.name, p) for p in args.only)
+    ]
     if not runs:
-        raise HostError(f'--only {" ".join(args.only)} fits none of '
-                        + ', '.join(run.name for run in RUNS))
+        raise HostError(
+            f'--only {" ".join(args.only)} fits none of '
+            + ', '.join(run.name for run in RUNS)
+        )
     jobs = args.jobs or max(1, 4 * torch.cuda.device_count())
     plans = [make_plan(run, args) for run in runs]
     try:
         args.work_dir.mkdir(parents=True, exist_ok=True)
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HostError(f'cannot make {error.filename}: {error.strerror}'
-                        ) from error
+        raise HostError(f'cannot make {error.filename}: {error.strerror}') from error
     torch.set_num_threads(threads(jobs))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -764,16 +886,20 @@ def study(args):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HostError(f'a study, or what one left running, is at work '
-                            f'in {args.work_dir}') from None
+            raise HostError(
+                f'a study, or what one left running, is at work in {args.work_dir}'
+            ) from None
         left = [plan for plan in plans if not plan.is_done()]
         failed, stopped = do_runs(left, plans, args, jobs, lock, stop)
     if failed:
-        raise HostError(f'{len(failed)} of {len(plans)} runs failed, see '
-                        f'above: {", ".join(failed)}')
+        raise HostError(
+            f'{len(failed)} of {len(plans)} runs failed, see above: {", ".join(failed)}'
+        )
     if stopped:
-        print(f'stopped with {stopped} of {len(plans)} runs to go: the same '
-              f'command goes on')
+        print(
+            f'stopped with {stopped} of {len(plans)} runs to go: the same '
+            f'command goes on'
+        )
         sys.exit(STOPPED)
     print(f'{args.out} has all {len(plans)} runs')
 
@@ -792,27 +918,38 @@ def do_runs(left, plans, args, jobs, lock, stop):
     evaluator, devices = Evaluator(stop), visible_devices(jobs)
     failed, stopped = [], 0
     progress = Progress(
-        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
-        TextColumn('epochs'), TimeElapsedColumn())
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn('epochs'),
+        TimeElapsedColumn(),
+    )
 
     def say(text):
-        progress.console.print(text, soft_wrap=True, markup=False,
-                               highlight=False)
+        progress.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def epochs_done(plan):
-        return (plan.epochs if plan.is_done() else
-                min(plan.epochs, plan.last_checkpoint()[1]))
+        return (
+            plan.epochs
+            if plan.is_done()
+            else min(plan.epochs, plan.last_checkpoint()[1])
+        )
 
     if len(left) < len(plans):
         say(f'{len(plans) - len(left)} of {len(plans)} runs are there')
     with progress, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        bar = progress.add_task(f'{len(left)} runs, {jobs} at once',
-                                total=sum(plan.epochs for plan in plans))
-        pending = {pool.submit(train_and_test, plan, devices, jobs,
-                               lock.fileno(), stop): plan for plan in left}
+        bar = progress.add_task(
+            f'{len(left)} runs, {jobs} at once',
+            total=sum(plan.epochs for plan in plans),
+        )
+        pending = {
+            pool.submit(train_and_test, plan, devices, jobs, lock.fileno(), stop): plan
+            for plan in left
+        }
         while pending:
             done, _ = concurrent.futures.wait(
-                pending, 1, concurrent.futures.FIRST_COMPLETED)
+                pending, 1, concurrent.futures.FIRST_COMPLETED
+            )
             for future in done:
                 plan = pending.pop(future)
                 try:
@@ -822,8 +959,7 @@ def do_runs(left, plans, args, jobs, lock, stop):
                     stopped += 1
                 except Exception as error:  # the other runs go on
                     failed.append(plan.run.name)
-                    say(f'error: {plan.run.name}: '
-                        + describe_failure(plan, error))
+                    say(f'error: {plan.run.name}: ' + describe_failure(plan, error))
             progress.update(bar, completed=sum(map(epochs_done, plans)))
     return failed, stopped
 
@@ -834,8 +970,9 @@ def describe_failure(plan, error):
         return str(error)
     log = plan.folder / 'study.log'
     with open(log, 'a') as file:
-        file.write(''.join(traceback.format_exception(
-            type(error), error, error.__traceback__)))
+        file.write(
+            ''.join(traceback.format_exception(type(error), error, error.__traceback__))
+        )
     return f'{first_line(error)}, see {log}'
 
 

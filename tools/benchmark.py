@@ -28,6 +28,7 @@ synchronization after each part, and as many again repeat the step, hooks
 included, on one batch that is ready on the device: what the loop would reach
 if data cost nothing.
 """
+
 import argparse
 import gc
 import importlib.util
@@ -53,6 +54,7 @@ sys.path.insert(0, str(ROOT))
 
 from hosts import HostError, run  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
+
 from resnet_dnr import ResNet_DNR  # noqa: E402
 
 MODELS = ('none', 'dnr', 'plain', 'torchvision')
@@ -60,13 +62,26 @@ PRECISIONS = ('tf32', 'bf16', 'fp32')
 LAYOUTS = ('contiguous', 'channels_last')
 COMPILE = ('off', 'default', 'reduce-overhead')
 # What a combination is made of, in the order of the table's columns.
-SETTINGS = ('mode', 'precision', 'layout', 'compile', 'depth', 'clips',
-            'frames', 'groups', 'size')
-COLUMNS = {'median_ms': ('ms', '.2f'), 'p10_ms': ('p10', '.2f'),
-           'p90_ms': ('p90', '.2f'), 'ratio': ('ratio', '.3f'),
-           'peak_gib': ('peak GiB', '.2f'),
-           'device_ops': ('device ops', 'd'),
-           'device_busy_ms': ('busy ms', '.2f')}
+SETTINGS = (
+    'mode',
+    'precision',
+    'layout',
+    'compile',
+    'depth',
+    'clips',
+    'frames',
+    'groups',
+    'size',
+)
+COLUMNS = {
+    'median_ms': ('ms', '.2f'),
+    'p10_ms': ('p10', '.2f'),
+    'p90_ms': ('p90', '.2f'),
+    'ratio': ('ratio', '.3f'),
+    'peak_gib': ('peak GiB', '.2f'),
+    'device_ops': ('device ops', 'd'),
+    'device_busy_ms': ('busy ms', '.2f'),
+}
 WIDTH = 120  # of the table, in characters
 
 
@@ -80,75 +95,131 @@ def count(text):
 
 def parse_args():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument(
-        '--warmup', type=count, metavar='STEPS',
-        help='untimed steps before (default: 5 on CUDA, 1 on a CPU)')
+        '--warmup',
+        type=count,
+        metavar='STEPS',
+        help='untimed steps before (default: 5 on CUDA, 1 on a CPU)',
+    )
     parser.add_argument(
-        '--out', metavar='FILE.json', help='write the results; of backbones, '
-        'again after each\ncombination')
+        '--out',
+        metavar='FILE.json',
+        help='write the results; of backbones, again after each\ncombination',
+    )
 
     group = parser.add_argument_group('backbones')
     backbones = [
         group.add_argument(
-            '--compare', nargs='+', choices=MODELS, default=['none', 'dnr'],
-            help='the first is the reference (default: none dnr)'),
+            '--compare',
+            nargs='+',
+            choices=MODELS,
+            default=['none', 'dnr'],
+            help='the first is the reference (default: none dnr)',
+        ),
         group.add_argument(
-            '--against', metavar='FILE:CLASS', help='one more, a class in a '
+            '--against',
+            metavar='FILE:CLASS',
+            help='one more, a class in a '
             'Python file; it gets those of depth,\nout_indices, bn_eval, '
-            'n_segment, num_groups that it takes')]
+            'n_segment, num_groups that it takes',
+        ),
+    ]
     for name, choices, text in (
-            ('mode', ('train', 'eval'), ''),
-            ('precision', PRECISIONS, '; tf32 is float32 that may use TF32 '
-             '(on a CPU, it is\nfp32); bf16 is autocast, with TF32 for the '
-             'rest'),
-            ('layout', LAYOUTS, ''), ('compile', COMPILE, '')):
-        backbones.append(group.add_argument(
-            f'--{name}', nargs='+', choices=choices, default=[choices[0]],
-            help=f'default: {choices[0]}{text}'))
+        ('mode', ('train', 'eval'), ''),
+        (
+            'precision',
+            PRECISIONS,
+            '; tf32 is float32 that may use TF32 '
+            '(on a CPU, it is\nfp32); bf16 is autocast, with TF32 for the '
+            'rest',
+        ),
+        ('layout', LAYOUTS, ''),
+        ('compile', COMPILE, ''),
+    ):
+        backbones.append(
+            group.add_argument(
+                f'--{name}',
+                nargs='+',
+                choices=choices,
+                default=[choices[0]],
+                help=f'default: {choices[0]}{text}',
+            )
+        )
     for name, default, text in (
-            ('depth', 50, '18, 34, 50, 101 or 152'),
-            ('clips', 8, 'N, clips a step'),
-            ('frames', 8, 'T, frames a clip'),
-            ('groups', 4, 'G, groups of frames, a divisor of T'),
-            ('size', 224, 'height and width in pixels')):
-        backbones.append(group.add_argument(
-            f'--{name}', nargs='+', type=count, default=[default],
-            metavar='INT', help=f'{text} (default: {default})'))
+        ('depth', 50, '18, 34, 50, 101 or 152'),
+        ('clips', 8, 'N, clips a step'),
+        ('frames', 8, 'T, frames a clip'),
+        ('groups', 4, 'G, groups of frames, a divisor of T'),
+        ('size', 224, 'height and width in pixels'),
+    ):
+        backbones.append(
+            group.add_argument(
+                f'--{name}',
+                nargs='+',
+                type=count,
+                default=[default],
+                metavar='INT',
+                help=f'{text} (default: {default})',
+            )
+        )
     backbones += [
         group.add_argument(
-            '--device', default='cuda' if torch.cuda.is_available() else 'cpu',
-            help='cpu, cuda or cuda:INDEX (default: cuda where there is one)'),
+            '--device',
+            default='cuda' if torch.cuda.is_available() else 'cpu',
+            help='cpu, cuda or cuda:INDEX (default: cuda where there is one)',
+        ),
         group.add_argument(
-            '--threads', type=count, metavar='INT',
-            help="CPU threads (default: torch's)"),
+            '--threads',
+            type=count,
+            metavar='INT',
+            help="CPU threads (default: torch's)",
+        ),
         group.add_argument(
-            '--repeats', type=count, metavar='INT', help='timed rounds '
-            '(default: 30 of 3 steps on CUDA, 5 of 1 on a CPU)')]
+            '--repeats',
+            type=count,
+            metavar='INT',
+            help='timed rounds (default: 30 of 3 steps on CUDA, 5 of 1 on a CPU)',
+        ),
+    ]
 
     group = parser.add_argument_group('the training loop')
-    group.add_argument('--e2e', metavar='CONFIG',
-                       help="config file, in mmaction v1's schema")
+    group.add_argument(
+        '--e2e', metavar='CONFIG', help="config file, in mmaction v1's schema"
+    )
     loop = [
         group.add_argument(
-            '--iters', type=count, metavar='INT', help='timed iterations, '
-            'three times (default: 50 on CUDA, 5 on a CPU)'),
+            '--iters',
+            type=count,
+            metavar='INT',
+            help='timed iterations, three times (default: 50 on CUDA, 5 on a CPU)',
+        ),
         group.add_argument(
-            '--cfg-options', nargs='+', metavar='KEY=VALUE',
-            help='set values of the config'),
+            '--cfg-options',
+            nargs='+',
+            metavar='KEY=VALUE',
+            help='set values of the config',
+        ),
         group.add_argument(
-            '--launcher', default='none',
-            choices=['none', 'pytorch', 'slurm', 'mpi'])]
+            '--launcher', default='none', choices=['none', 'pytorch', 'slurm', 'mpi']
+        ),
+    ]
 
     args = parser.parse_args()
     for action in backbones if args.e2e else loop:
         if getattr(args, action.dest) != action.default:
-            parser.error(f'{action.option_strings[0]} is '
-                         + ('not for --e2e, which takes what the config says'
-                            if args.e2e else 'for --e2e CONFIG alone'))
+            parser.error(
+                f'{action.option_strings[0]} is '
+                + (
+                    'not for --e2e, which takes what the config says'
+                    if args.e2e
+                    else 'for --e2e CONFIG alone'
+                )
+            )
     try:
         if args.out is not None:
-            check_out(args.out, ('.json', ))
+            check_out(args.out, ('.json',))
         if not args.e2e:
             check(args)
     except HostError as error:
@@ -165,15 +236,14 @@ def check(args):
     try:
         args.device = torch.device(args.device)
     except RuntimeError as error:
-        raise HostError(f'--device {args.device} should be cpu, cuda or '
-                             f'cuda:INDEX') from error
-    if args.device.type not in ('cpu', 'cuda'):
         raise HostError(
-            f'--device {args.device} should be cpu, cuda or cuda:INDEX')
+            f'--device {args.device} should be cpu, cuda or cuda:INDEX'
+        ) from error
+    if args.device.type not in ('cpu', 'cuda'):
+        raise HostError(f'--device {args.device} should be cpu, cuda or cuda:INDEX')
     devices = torch.cuda.device_count()
     if args.device.type == 'cuda' and (args.device.index or 0) >= devices:
-        raise HostError(f'--device {args.device}: there are {devices} '
-                             f'CUDA devices')
+        raise HostError(f'--device {args.device}: there are {devices} CUDA devices')
     on_cuda = args.device.type == 'cuda'
     if on_cuda:
         args.device = torch.device('cuda', args.device.index or 0)
@@ -183,13 +253,16 @@ def check(args):
         raise HostError('--compare names a backbone twice')
     for depth in args.depth:
         if depth not in ResNet_DNR.arch_settings:
-            raise HostError(f'--depth {depth} should be one of '
-                                 f'{list(ResNet_DNR.arch_settings)}')
+            raise HostError(
+                f'--depth {depth} should be one of {list(ResNet_DNR.arch_settings)}'
+            )
     for frames, groups in itertools.product(args.frames, args.groups):
         if frames % groups:
-            raise HostError(f'--groups {groups} does not divide '
-                                 f'--frames {frames}; all combinations of '
-                                 f'the two are measured')
+            raise HostError(
+                f'--groups {groups} does not divide '
+                f'--frames {frames}; all combinations of '
+                f'the two are measured'
+            )
     if 'torchvision' in args.compare:
         import_torchvision()
     args.against_class = load_class(args.against) if args.against else None
@@ -207,7 +280,8 @@ def import_torchvision():
         raise HostError(
             f'torchvision cannot be imported ({first_line(error)}); install '
             f'the one for torch {torch.__version__}, or leave torchvision '
-            f'out of --compare') from error
+            f'out of --compare'
+        ) from error
     return torchvision
 
 
@@ -236,8 +310,7 @@ def load_class(against):
         ) from error
     cls = getattr(module, name, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
-        raise HostError(
-            f'--against: {path} has no torch.nn.Module named {name}')
+        raise HostError(f'--against: {path} has no torch.nn.Module named {name}')
     return cls
 
 
@@ -248,14 +321,19 @@ def first_line(error):
     one along.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = ' '.join(lines[:2 if lines and lines[0].endswith(':') else 1])
+    text = ' '.join(lines[: 2 if lines and lines[0].endswith(':') else 1])
     return f'{type(error).__name__}: {text}'
 
 
 def backbone_arguments(setting):
     """Keyword arguments of ResNet_DNR, or of a class like it."""
-    return dict(depth=setting['depth'], out_indices=(3, ), bn_eval=False,
-                n_segment=setting['frames'], num_groups=setting['groups'])
+    return dict(
+        depth=setting['depth'],
+        out_indices=(3,),
+        bn_eval=False,
+        n_segment=setting['frames'],
+        num_groups=setting['groups'],
+    )
 
 
 def not_taken(cls, setting):
@@ -264,8 +342,11 @@ def not_taken(cls, setting):
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return {}
     names = {p.name for p in parameters}
-    return {key: value for key, value in backbone_arguments(setting).items()
-            if key not in names}
+    return {
+        key: value
+        for key, value in backbone_arguments(setting).items()
+        if key not in names
+    }
 
 
 def build(name, setting, args):
@@ -280,19 +361,23 @@ def build(name, setting, args):
     """
     torch.manual_seed(0)
     if name == 'torchvision':
-        resnet = getattr(import_torchvision().models,
-                         f'resnet{setting["depth"]}')()
+        resnet = getattr(import_torchvision().models, f'resnet{setting["depth"]}')()
         model = torch.nn.Sequential(*list(resnet.children())[:-2])
     elif name == 'against':
         left_out = not_taken(args.against_class, setting)
-        model = args.against_class(**{
-            key: value for key, value in backbone_arguments(setting).items()
-            if key not in left_out})
+        model = args.against_class(
+            **{
+                key: value
+                for key, value in backbone_arguments(setting).items()
+                if key not in left_out
+            }
+        )
     else:
         model = ResNet_DNR(
             **backbone_arguments(setting),
             dnr='none' if name == 'none' else 'both',
-            backend='plain' if name == 'plain' else 'auto')
+            backend='plain' if name == 'plain' else 'auto',
+        )
     if hasattr(model, 'init_weights'):
         model.init_weights()
     model.train(setting['mode'] == 'train')
@@ -303,8 +388,11 @@ def build(name, setting, args):
 
 
 def memory_format(setting):
-    return (torch.channels_last if setting['layout'] == 'channels_last' else
-            torch.contiguous_format)
+    return (
+        torch.channels_last
+        if setting['layout'] == 'channels_last'
+        else torch.contiguous_format
+    )
 
 
 def make_step(model, x, setting):
@@ -320,12 +408,14 @@ def make_step(model, x, setting):
     def forward():
         if setting['compile'] == 'reduce-overhead':
             torch.compiler.cudagraph_mark_step_begin()
-        with torch.autocast(x.device.type, torch.bfloat16,
-                            enabled=setting['precision'] == 'bf16'):
+        with torch.autocast(
+            x.device.type, torch.bfloat16, enabled=setting['precision'] == 'bf16'
+        ):
             out = model(x)
         if not isinstance(out, torch.Tensor):
-            raise TypeError(f'the backbone returns a {type(out).__name__}, '
-                            f'not one tensor')
+            raise TypeError(
+                f'the backbone returns a {type(out).__name__}, not one tensor'
+            )
         return out
 
     def train():
@@ -359,8 +449,13 @@ def prepare(setting, device):
     torch.backends.cudnn.allow_tf32 = allow_tf32
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
-    x = torch.randn(setting['clips'] * setting['frames'], 3, setting['size'],
-                    setting['size'], device=device)
+    x = torch.randn(
+        setting['clips'] * setting['frames'],
+        3,
+        setting['size'],
+        setting['size'],
+        device=device,
+    )
     return x.to(memory_format=memory_format(setting))
 
 
@@ -420,8 +515,14 @@ def measure_times(setting, names, args):
             ratio = (own / reference).quantile(0.5).item()
         low, median, high = (own.quantile(q).item() for q in (0.1, 0.5, 0.9))
         results[name] = dict(
-            median_ms=median, p10_ms=low, p90_ms=high, ratio=ratio,
-            peak_gib=None, device_ops=None, device_busy_ms=None)
+            median_ms=median,
+            p10_ms=low,
+            p90_ms=high,
+            ratio=ratio,
+            peak_gib=None,
+            device_ops=None,
+            device_busy_ms=None,
+        )
     return results
 
 
@@ -463,10 +564,12 @@ def profile(step, device):
         All None where the profiler sees no device.
     """
     from torch.profiler import ProfilerActivity
+
     # What torch 2.11 warns of, several cycles, is not done here.
     warnings.filterwarnings('ignore', 'Warning: Profiler clears events')
-    with torch.profiler.profile(activities=[
-            ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    with torch.profiler.profile(
+        activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]
+    ) as profiler:
         step()
         synchronize(device)
     with tempfile.TemporaryDirectory() as folder:
@@ -481,12 +584,14 @@ def profile(step, device):
             durations[name].append(event['dur'] / 1000)
     if not durations:
         return dict(device_ops=None, device_busy_ms=None, kernels=None)
-    kernels = {name: [len(times), round(sum(times), 4)]
-               for name, times in durations.items()}
+    kernels = {
+        name: [len(times), round(sum(times), 4)] for name, times in durations.items()
+    }
     return dict(
         device_ops=sum(map(len, durations.values())),
         device_busy_ms=sum(map(sum, durations.values())),
-        kernels=dict(sorted(kernels.items(), key=lambda item: -item[1][1])))
+        kernels=dict(sorted(kernels.items(), key=lambda item: -item[1][1])),
+    )
 
 
 def free(setting, device):
@@ -506,27 +611,46 @@ def describe_run(device):
     """
     try:
         import triton
+
         triton_version = triton.__version__
     except ImportError:
         triton_version = None
     commit = None
     if (ROOT / '.git').exists():
         git = subprocess.run(
-            ['git', '-C', str(ROOT), 'describe', '--always', '--dirty',
-             '--abbrev=40', '--exclude=*'], stdout=subprocess.PIPE, text=True)
+            [
+                'git',
+                '-C',
+                str(ROOT),
+                'describe',
+                '--always',
+                '--dirty',
+                '--abbrev=40',
+                '--exclude=*',
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         commit = git.stdout.strip() or None
     return dict(
         command=shlex.join(sys.argv),
         date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
         commit=commit,
-        device=(torch.cuda.get_device_name(device) if device.type == 'cuda'
-                else f'CPU ({platform.machine()})'),
+        device=(
+            torch.cuda.get_device_name(device)
+            if device.type == 'cuda'
+            else f'CPU ({platform.machine()})'
+        ),
         cores=os.cpu_count(),
         load_average=round(os.getloadavg()[0], 1),
         versions=dict(
-            python=platform.python_version(), torch=torch.__version__,
-            triton=triton_version, cuda=torch.version.cuda,
-            cudnn=torch.backends.cudnn.version()))
+            python=platform.python_version(),
+            torch=torch.__version__,
+            triton=triton_version,
+            cuda=torch.version.cuda,
+            cudnn=torch.backends.cudnn.version(),
+        ),
+    )
 
 
 def write_json(path, content, indent=1):
@@ -544,10 +668,11 @@ def show(value, form):
 
 def print_table(rows):
     """Print what all rows have in common, and a line a backbone."""
-    varying = [key for key in SETTINGS
-               if len({row[key] for row in rows}) > 1]
-    print('\n' + ', '.join(f'{key} {rows[0][key]}' for key in SETTINGS
-                           if key not in varying))
+    varying = [key for key in SETTINGS if len({row[key] for row in rows}) > 1]
+    print(
+        '\n'
+        + ', '.join(f'{key} {rows[0][key]}' for key in SETTINGS if key not in varying)
+    )
     lines = [[*varying, 'backbone', *(name for name, _ in COLUMNS.values())]]
     errors = {}
     for row in rows:
@@ -556,16 +681,18 @@ def print_table(rows):
             if 'error' in result:
                 errors[len(lines)] = result['error']
             else:
-                line += [show(result[key], form)
-                         for key, (_, form) in COLUMNS.items()]
+                line += [show(result[key], form) for key, (_, form) in COLUMNS.items()]
             lines.append(line)
-    widths = [max(len(line[i]) for line in lines if i < len(line))
-              for i in range(len(lines[0]))]
+    widths = [
+        max(len(line[i]) for line in lines if i < len(line))
+        for i in range(len(lines[0]))
+    ]
     names = len(varying) + 1
     for number, line in enumerate(lines):
         text = '  '.join(
             cell.ljust(width) if i < names else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths)))
+            for i, (cell, width) in enumerate(zip(line, widths))
+        )
         if number in errors:
             text += f'  {errors[number]}'
         print(text[:WIDTH])
@@ -583,43 +710,67 @@ def time_backbones(args):
         torch.cuda.set_device(args.device)
     names = args.compare + (['against'] if args.against else [])
     content = dict(
-        benchmark='backbones', reference=names[0], against=args.against,
-        repeats=args.repeats, warmup=args.warmup,
-        threads=torch.get_num_threads(), **describe_run(args.device),
-        rows=[])
-    print(f'{content["device"]}, torch {torch.__version__}; '
-          f'{args.repeats} rounds; the reference is {names[0]}', flush=True)
+        benchmark='backbones',
+        reference=names[0],
+        against=args.against,
+        repeats=args.repeats,
+        warmup=args.warmup,
+        threads=torch.get_num_threads(),
+        **describe_run(args.device),
+        rows=[],
+    )
+    print(
+        f'{content["device"]}, torch {torch.__version__}; '
+        f'{args.repeats} rounds; the reference is {names[0]}',
+        flush=True,
+    )
     if args.against:
         print(f'against is {args.against}')
-    settings = [dict(zip(SETTINGS, values)) for values in itertools.product(
-        *(getattr(args, key) for key in SETTINGS))]
+    settings = [
+        dict(zip(SETTINGS, values))
+        for values in itertools.product(*(getattr(args, key) for key in SETTINGS))
+    ]
     for number, setting in enumerate(settings, 1):
         row = dict(setting)
         if args.against:
             row['against_not_taken'] = not_taken(args.against_class, setting)
             if row['against_not_taken']:
-                print('note: against takes no ' + ', '.join(
-                    f'{key}={value!r}' for key, value
-                    in row['against_not_taken'].items())
-                    + ' and has a value of its own', flush=True)
+                print(
+                    'note: against takes no '
+                    + ', '.join(
+                        f'{key}={value!r}'
+                        for key, value in row['against_not_taken'].items()
+                    )
+                    + ' and has a value of its own',
+                    flush=True,
+                )
         row['models'] = measure_times(setting, names, args)
         free(setting, args.device)
         content['rows'].append(row)
         if args.out:
             write_json(args.out, content)
-        print(f'[{number}/{len(settings)}] '
-              + ' '.join(str(value) for value in setting.values()) + ': '
-              + ', '.join(
-                  f'{name} {r["error"]}' if 'error' in r else
-                  f'{name} {r["median_ms"]:.2f} ms ({show(r["ratio"], ".3f")})'
-                  for name, r in row['models'].items()), flush=True)
+        print(
+            f'[{number}/{len(settings)}] '
+            + ' '.join(str(value) for value in setting.values())
+            + ': '
+            + ', '.join(
+                f'{name} {r["error"]}'
+                if 'error' in r
+                else f'{name} {r["median_ms"]:.2f} ms ({show(r["ratio"], ".3f")})'
+                for name, r in row['models'].items()
+            ),
+            flush=True,
+        )
     if args.device.type == 'cuda':
         measure_all_alone(content, settings, args)
     print_table(content['rows'])
     if args.out:
         print(f'wrote {args.out}')
-    failed = sum('error' in result for row in content['rows']
-                 for result in row['models'].values())
+    failed = sum(
+        'error' in result
+        for row in content['rows']
+        for result in row['models'].values()
+    )
     if failed:
         raise HostError(f'{failed} measurement(s) failed, see above')
 
@@ -644,8 +795,7 @@ def measure_all_alone(content, settings, args):
             free(setting, args.device)
         if args.out:
             write_json(args.out, content)
-        print(f'[{number}/{len(settings)}] memory and device operations',
-              flush=True)
+        print(f'[{number}/{len(settings)}] memory and device operations', flush=True)
 
 
 class LoopDone(Exception):
@@ -718,8 +868,7 @@ def add_timer(runner, preprocessor, timer):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             timer.lap('data')
 
-        def after_train_iter(self, runner, batch_idx, data_batch=None,
-                             outputs=None):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             timer.lap('compute')
 
     class LastHook(Hook):
@@ -728,8 +877,7 @@ def add_timer(runner, preprocessor, timer):
         def before_train_epoch(self, runner):
             timer.lap('other')
 
-        def after_train_iter(self, runner, batch_idx, data_batch=None,
-                             outputs=None):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             timer.end_iteration(data_batch)
 
     runner.register_hook(FirstHook(), priority='HIGHEST')
@@ -756,19 +904,17 @@ class Ready(torch.nn.Module):
 def time_training(args):
     """Time the training loop that a config describes."""
     if os.environ.get('MMACTION_ROOT'):
-        raise HostError('--e2e times the loop of mmaction2: unset '
-                        'MMACTION_ROOT')
+        raise HostError('--e2e times the loop of mmaction2: unset MMACTION_ROOT')
     from hosts import mmaction2
+
     on_cuda = torch.cuda.is_available()
     iters = args.iters or (50 if on_cuda else 5)
     warmup = args.warmup or (5 if on_cuda else 1)
     options = None
     if args.cfg_options:
         parser = argparse.ArgumentParser()
-        parser.add_argument('--cfg-options', nargs='+',
-                            action=mmaction2.DictAction)
-        options = parser.parse_args(
-            ['--cfg-options', *args.cfg_options]).cfg_options
+        parser.add_argument('--cfg-options', nargs='+', action=mmaction2.DictAction)
+        options = parser.parse_args(['--cfg-options', *args.cfg_options]).cfg_options
     cfg = mmaction2.translate(mmaction2.load_config(args.e2e, options))
     cfg.default_hooks.checkpoint = None
     cfg.train_cfg.max_epochs = warmup + 2 * iters  # of an iteration or more
@@ -799,8 +945,9 @@ def time_training(args):
     processes, rank = runner.world_size, runner.rank
     mmaction2.leave_group()
     if rank == 0:
-        report_training(args, timer, seconds, processes,
-                        cfg.train_dataloader.batch_size)
+        report_training(
+            args, timer, seconds, processes, cfg.train_dataloader.batch_size
+        )
 
 
 def report_training(args, timer, seconds, processes, clips):
@@ -814,24 +961,35 @@ def report_training(args, timer, seconds, processes, clips):
     """
     total = timer.iters * processes * clips
     content = dict(
-        benchmark='training', config=args.e2e, cfg_options=args.cfg_options,
-        processes=processes, clips=clips, iters=timer.iters,
-        warmup=timer.warmup, **describe_run(timer.device),
+        benchmark='training',
+        config=args.e2e,
+        cfg_options=args.cfg_options,
+        processes=processes,
+        clips=clips,
+        iters=timer.iters,
+        warmup=timer.warmup,
+        **describe_run(timer.device),
         clips_per_s=total / timer.seconds,
         on_device_clips_per_s=total / seconds,
         fraction=seconds / timer.seconds,
-        parts_ms={part: value / timer.iters * 1000
-                  for part, value in timer.laps.items()})
-    print(f'\n{content["device"]}, {processes} process(es), {clips} clips a '
-          f'step and process, {timer.iters} iterations')
+        parts_ms={
+            part: value / timer.iters * 1000 for part, value in timer.laps.items()
+        },
+    )
+    print(
+        f'\n{content["device"]}, {processes} process(es), {clips} clips a '
+        f'step and process, {timer.iters} iterations'
+    )
     print(f'training loop        {content["clips_per_s"]:10.1f} clips/s')
-    print(f'one batch on device  {content["on_device_clips_per_s"]:10.1f} '
-          f'clips/s')
+    print(f'one batch on device  {content["on_device_clips_per_s"]:10.1f} clips/s')
     print(f'loop / device        {content["fraction"]:10.3f}')
-    print('parts of a step      ' + ', '.join(
-        f'{part} {value:.1f} ms'
-        for part, value in content['parts_ms'].items())
-        + ' (synchronized, mean)')
+    print(
+        'parts of a step      '
+        + ', '.join(
+            f'{part} {value:.1f} ms' for part, value in content['parts_ms'].items()
+        )
+        + ' (synchronized, mean)'
+    )
     if args.out:
         write_json(args.out, content)
         print(f'wrote {args.out}')

@@ -4,6 +4,7 @@
 The result runs with mmaction2's own tools, with this repository and its
 tools folder on PYTHONPATH; its first lines say how.
 """
+
 import argparse
 import os
 import sys
@@ -16,35 +17,38 @@ from hosts import HostError, mmaction2  # noqa: E402
 from hosts.mmaction2_components import write_whole  # noqa: E402
 
 MARK = "in mmaction v1's schema, as a native mmaction2 config"
-HEADER = f'''\
+HEADER = f"""\
 # {{source}}, {MARK}.
 # Run with mmaction2's own tools; data paths are relative to where you are:
 #   export PYTHONPATH={{root}}:{{root}}/tools
 #   python MMACTION2/tools/train.py {{out}}
 #   python MMACTION2/tools/test.py {{out}} CHECKPOINT
-'''
+"""
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('config', help='config in mmaction v1\'s schema')
+    parser.add_argument('config', help="config in mmaction v1's schema")
     parser.add_argument('out', help='file to write, .py')
-    parser.add_argument('--cfg-options', nargs='+',
-                        action=mmaction2.DictAction, metavar='KEY=VALUE',
-                        help='set values of the config first')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=mmaction2.DictAction,
+        metavar='KEY=VALUE',
+        help='set values of the config first',
+    )
     args = parser.parse_args()
     try:
         if not args.out.endswith('.py'):
             raise HostError(f'{args.out} should end in .py')
         if os.path.exists(args.out) and MARK not in open(args.out).readline():
-            raise HostError(f'{args.out} exists and was not written by this '
-                            f'script')
+            raise HostError(f'{args.out} exists and was not written by this script')
         cfg = mmaction2.translate(
-            mmaction2.load_config(args.config, args.cfg_options),
-            validate=True)
+            mmaction2.load_config(args.config, args.cfg_options), validate=True
+        )
         header = HEADER.format(
-            source=Path(args.config).name, root=ROOT,
-            out=os.path.abspath(args.out))
+            source=Path(args.config).name, root=ROOT, out=os.path.abspath(args.out)
+        )
         write_whole(args.out, (header + cfg.pretty_text).encode())
     except (HostError, OSError) as error:
         sys.exit(f'error: {error}')

@@ -26,6 +26,7 @@ that is, where the entry does not come first in __all__.
 All changes are made or none. Folders that uninstall leaves empty are removed.
 The exit code is 1 after an error, and if --check finds anything to do.
 """
+
 import argparse
 import ast
 import contextlib
@@ -45,9 +46,11 @@ STAMP = b'# Installed by tools/install_into_mmaction.py of ResNet-DNR: '
 
 CONFIG = 'configs/DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
 TRAIN = f'./tools/dist_train_recognizer.sh {CONFIG} 8 --validate'
-TEST = (f'./tools/dist_test_recognizer.sh {CONFIG} '
-        'work_dirs/DNR_r50_kinetics400_rgb_seg1_8x8_scratch/epoch_196.pth '
-        '8 --out DNR_r50_kinetics_results.pkl')
+TEST = (
+    f'./tools/dist_test_recognizer.sh {CONFIG} '
+    'work_dirs/DNR_r50_kinetics400_rgb_seg1_8x8_scratch/epoch_196.pth '
+    '8 --out DNR_r50_kinetics_results.pkl'
+)
 NEXT = f"""
 Next, in the checkout, with a PyTorch that mmaction v1 runs on:
   cd {{path}}
@@ -65,8 +68,11 @@ class InstallError(Exception):
 
 def check_checkout(root):
     """Raise InstallError unless root is a checkout of mmaction v1."""
-    lacks = [rel for rel in (INIT, 'mmaction/models/registry.py')
-             if not (root / rel).is_file()]
+    lacks = [
+        rel
+        for rel in (INIT, 'mmaction/models/registry.py')
+        if not (root / rel).is_file()
+    ]
     if not lacks:
         return
     if not root.exists():
@@ -78,11 +84,14 @@ def check_checkout(root):
     else:
         found = f'it has no {lacks[0]}'
         if (root / 'mmaction/models').is_dir():
-            found += (' (if it is mmaction2: nothing is installed there, '
-                      'resnet_dnr is named in custom_imports)')
+            found += (
+                ' (if it is mmaction2: nothing is installed there, '
+                'resnet_dnr is named in custom_imports)'
+            )
     raise InstallError(
         f'{root} is no checkout of mmaction v1: {found}. PATH is the folder '
-        'that "git clone https://github.com/open-mmlab/mmaction" makes')
+        'that "git clone https://github.com/open-mmlab/mmaction" makes'
+    )
 
 
 def our_files():
@@ -125,8 +134,7 @@ def file_states(root, files):
             'left from an older version', 'edited since it was installed' or
             'not installed by this script'.
     """
-    states = {rel: 'left from an older version'
-              for rel in installed_files(root)}
+    states = {rel: 'left from an older version' for rel in installed_files(root)}
     for rel, text in files.items():
         path = root / rel
         data = path.read_bytes() if path.is_file() else b''
@@ -145,11 +153,14 @@ def file_states(root, files):
 
 def refuse(root, states, *refused):
     """Raise InstallError if a file is in one of the refused states."""
-    found = [f'{root / rel} ({state})' for rel, state in states.items()
-             if state in refused]
+    found = [
+        f'{root / rel} ({state})' for rel, state in states.items() if state in refused
+    ]
     if found:
-        raise InstallError('in the way: ' + ', '.join(found) + '. Move what '
-                           'you want to keep, delete the rest, run again')
+        raise InstallError(
+            'in the way: ' + ', '.join(found) + '. Move what '
+            'you want to keep, delete the rest, run again'
+        )
 
 
 def find_list(path):
@@ -192,34 +203,49 @@ def registered(path):
         InstallError: the lines have to be written by hand.
     """
     tree, lines, opening = find_list(path)
-    imports = [node for node in tree.body
-               if isinstance(node, (ast.Import, ast.ImportFrom))]
-    ours = [node for node in imports if any(
-        'ResNet_DNR' == (name.asname or name.name) for name in node.names)]
+    imports = [
+        node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    ours = [
+        node
+        for node in imports
+        if any('ResNet_DNR' == (name.asname or name.name) for name in node.names)
+    ]
     for node in ours:
         if getattr(node, 'module', None) != 'resnet_dnr':
             raise InstallError(
                 f'{path}, line {node.lineno}: takes a ResNet_DNR from another '
                 'file, and only one can be registered. Take that line out, '
-                'then run again')
+                'then run again'
+            )
     nodes = list(ast.walk(tree))
     has_list = any(getattr(node, 'id', None) == '__all__' for node in nodes)
-    listed = any(isinstance(node, ast.Constant) and node.value == 'ResNet_DNR'
-                 for node in nodes)
+    listed = any(
+        isinstance(node, ast.Constant) and node.value == 'ResNet_DNR' for node in nodes
+    )
     if ours and (listed or not has_list):
         return b''.join(lines)
     if ours or listed or opening is None:
         wanted = [] if ours else [f'the line "{IMPORT.decode()}"']
         if has_list and not listed:
             wanted.append("'ResNet_DNR', in the list __all__")
-        raise InstallError(f'{path} is not as mmaction v1 has it. Add by '
-                           f'hand: {" and ".join(wanted)}; then run again')
+        raise InstallError(
+            f'{path} is not as mmaction v1 has it. Add by '
+            f'hand: {" and ".join(wanted)}; then run again'
+        )
     # Whole lines only, so that no line of the file has to change.
     end = b'\r\n' if lines[opening - 1].endswith(b'\r\n') else b'\n'
-    last = max((node.end_lineno for node in imports
-                if node.end_lineno < opening), default=opening - 1)
-    return b''.join(lines[:last] + [IMPORT + end] + lines[last:opening]
-                    + [ENTRY + end] + lines[opening:])
+    last = max(
+        (node.end_lineno for node in imports if node.end_lineno < opening),
+        default=opening - 1,
+    )
+    return b''.join(
+        lines[:last]
+        + [IMPORT + end]
+        + lines[last:opening]
+        + [ENTRY + end]
+        + lines[opening:]
+    )
 
 
 def unregistered(path):
@@ -236,10 +262,14 @@ def plan_install(root):
     """Returns what to write: path to content, or to None for removal."""
     files = our_files()
     states = file_states(root, files)
-    refuse(root, states, 'edited since it was installed',
-           'not installed by this script')
-    changes = {root / rel: stamped(rel, files[rel]) if rel in files else None
-               for rel, state in states.items() if state != 'current'}
+    refuse(
+        root, states, 'edited since it was installed', 'not installed by this script'
+    )
+    changes = {
+        root / rel: stamped(rel, files[rel]) if rel in files else None
+        for rel, state in states.items()
+        if state != 'current'
+    }
     # The registration is last: what it imports is in place by then.
     init = root / INIT
     text = registered(init)
@@ -257,8 +287,10 @@ def plan_uninstall(root):
     changes = {init: text} if text != init.read_bytes() else {}
     changes.update({root / rel: None for rel in installed_files(root)})
     if b'resnet_dnr' in text:
-        print(f'{init} still names resnet_dnr: those lines were not written '
-              'by this script and are left alone')
+        print(
+            f'{init} still names resnet_dnr: those lines were not written '
+            'by this script and are left alone'
+        )
     return changes
 
 
@@ -272,6 +304,7 @@ def apply(root, changes):
     Raises:
         InstallError: a file could not be written; nothing is changed.
     """
+
     def beside(path, end):
         return path.with_name(f'.{path.name}.{end}')
 
@@ -299,8 +332,9 @@ def apply(root, changes):
             elif done.exists():
                 done.unlink()
         if isinstance(err, OSError):
-            raise InstallError(f'{path}: {err.strerror}. The checkout is as '
-                               'it was before') from err
+            raise InstallError(
+                f'{path}: {err.strerror}. The checkout is as it was before'
+            ) from err
         raise
     finally:
         for path in changes:
@@ -331,14 +365,18 @@ def check(root):
 
 def main():
     parser = argparse.ArgumentParser(
-        description='Put ResNet_DNR and its configs into a checkout of '
-        'mmaction v1.')
+        description='Put ResNet_DNR and its configs into a checkout of mmaction v1.'
+    )
     parser.add_argument('path', help='the checkout')
     what = parser.add_mutually_exclusive_group()
-    what.add_argument('--uninstall', action='store_true',
-                      help='take out what was installed')
-    what.add_argument('--check', action='store_true',
-                      help='change nothing; exit code 0 if up to date, else 1')
+    what.add_argument(
+        '--uninstall', action='store_true', help='take out what was installed'
+    )
+    what.add_argument(
+        '--check',
+        action='store_true',
+        help='change nothing; exit code 0 if up to date, else 1',
+    )
     args = parser.parse_args()
     root = Path(args.path).resolve()
     try:
@@ -356,8 +394,7 @@ def main():
         print('uninstalled' if changes else f'nothing installed in {root}')
     else:
         print('installed' if changes else f'{root} is up to date, unchanged')
-        print(NEXT.format(path=shlex.quote(str(root)),
-                          repo=shlex.quote(str(REPO))))
+        print(NEXT.format(path=shlex.quote(str(root)), repo=shlex.quote(str(REPO))))
     return 0
 
 

@@ -28,6 +28,7 @@ Two settings of a config would give the order away or spoil it:
   the middle of the clip. Those of a clip of 8 do not: the set of frames
   itself then tells the direction a little.
 """
+
 import argparse
 import concurrent.futures
 import fcntl
@@ -73,8 +74,12 @@ def draw_background(rng, size):
     for _ in range(3):
         # From broad patches to fine grain; unequal sides make stripes.
         cells = np.exp(rng.uniform(np.log(4), np.log(40), 2)).astype(int)
-        noise = cv2.resize(rng.random(cells), (2 * size, 2 * size),
-                           interpolation=cv2.INTER_CUBIC) - 0.5
+        noise = (
+            cv2.resize(
+                rng.random(cells), (2 * size, 2 * size), interpolation=cv2.INTER_CUBIC
+            )
+            - 0.5
+        )
         texture += noise[..., None] * rng.normal(0.2, 0.04, 3)
     return texture.astype(np.float32)
 
@@ -93,6 +98,7 @@ def draw_clip(pair, backward, frames, size, rng):
     Returns:
         np.ndarray: (frames, size, size, 3) uint8, BGR.
     """
+
     def column(values):
         return np.reshape(values, (-1, 1, 1)).astype(np.float32)
 
@@ -113,14 +119,16 @@ def draw_clip(pair, backward, frames, size, rng):
     turn = np.pi * (1 + path['rotate']) + rng.uniform(-0.2, 0.2)
     jitter = rng.normal(0, 0.006, (frames, 2))
     centre_x = 0.26 + 0.48 * path['move'] + jitter[:, 0]
-    centre_y = rng.uniform(.35, .65) + rng.uniform(-.05, .05) * time \
-        + jitter[:, 1]
+    centre_y = rng.uniform(0.35, 0.65) + rng.uniform(-0.05, 0.05) * time + jitter[:, 1]
 
     texture = draw_background(rng, size)
     shift = rng.uniform(-0.25, 0.25, 2) * time[:, None] + jitter - 0.5
-    clip = np.stack([
-        cv2.warpAffine(texture, np.float64([[1, 0, x], [0, 1, y]]),
-                       (size, size)) for x, y in shift * size])
+    clip = np.stack(
+        [
+            cv2.warpAffine(texture, np.float64([[1, 0, x], [0, 1, y]]), (size, size))
+            for x, y in shift * size
+        ]
+    )
 
     # Shapes on a ring that turns, widens and moves as a whole. They are
     # lopsided and pale at the tail, so that they show which way they point.
@@ -134,9 +142,10 @@ def draw_clip(pair, backward, frames, size, rng):
         down = (y - column(centre_y + distance * np.sin(around))) / radius
         angle = np.arctan2(down, right) - column(turn)
         away = np.hypot(right, down)
-        outline = 0.95 + 0.15 * np.cos(angle) \
-            + 0.2 * np.cos(int(rng.integers(2, 6)) * angle)
-        colour = rng.permutation([rng.uniform(.8, 1), rng.uniform(0, .8), 0])
+        outline = (
+            0.95 + 0.15 * np.cos(angle) + 0.2 * np.cos(int(rng.integers(2, 6)) * angle)
+        )
+        colour = rng.permutation([rng.uniform(0.8, 1), rng.uniform(0, 0.8), 0])
         tail = (-3 * away * np.cos(angle)).clip(0, 1)[..., None]
         paint = colour.astype(np.float32) * (1 - tail) + 0.9 * tail
         # Pixels inside the outline, fading over one pixel at the edge.
@@ -145,8 +154,7 @@ def draw_clip(pair, backward, frames, size, rng):
 
     light = light * rng.normal(1, 0.02, frames)
     clip *= column(light)[..., None]
-    clip += rng.uniform(0.005, 0.03) * rng.standard_normal(
-        clip.shape, dtype=np.float32)
+    clip += rng.uniform(0.005, 0.03) * rng.standard_normal(clip.shape, dtype=np.float32)
     clip = (clip * 255).clip(0, 255).astype(np.uint8)
     return clip[::-1] if backward else clip
 
@@ -181,13 +189,25 @@ def write_lists(root, settings):
             for number, split in enumerate(SPLITS):
                 for index in range(settings[split]):
                     # The same clip whichever other pairs are drawn.
-                    seed = (settings['seed'], number,
-                            list(PAIRS).index(pair), backward, index)
+                    seed = (
+                        settings['seed'],
+                        number,
+                        list(PAIRS).index(pair),
+                        backward,
+                        index,
+                    )
                     path = f'{name}/{index:05d}'
                     lines[split].append(f'{path} {frames} {len(classes)}\n')
-                    clips.append((root / 'rawframes' / split / path, seed,
-                                  pair, bool(backward), frames,
-                                  settings['size']))
+                    clips.append(
+                        (
+                            root / 'rawframes' / split / path,
+                            seed,
+                            pair,
+                            bool(backward),
+                            frames,
+                            settings['size'],
+                        )
+                    )
             classes.append(name)
     for split in SPLITS:
         (root / f'{split}.txt').write_text(''.join(lines[split]))
@@ -198,6 +218,7 @@ def write_lists(root, settings):
 
 def start_worker():
     """Prepare a worker process: one thread, and an end with its parent."""
+
     def follow_parent():
         parent = multiprocessing.parent_process()
         multiprocessing.connection.wait([parent.sentinel])
@@ -247,7 +268,8 @@ def fill_and_move(data, out, settings, workers):
     clips = write_lists(data, settings)
     # Spawned, not forked, so that no worker holds the lock.
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context('spawn'), start_worker)
+        workers, multiprocessing.get_context('spawn'), start_worker
+    )
     try:
         # Ctrl-C is for this process alone: the workers start ignoring it.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -276,19 +298,21 @@ def is_made(out, settings):
     advice = 'remove it or give another OUT'
     try:
         found = json.loads((out / 'dataset.json').read_text())
-        differing = [f'{key} {found[key]}, not {wanted}'
-                     for key, wanted in settings.items()
-                     if found[key] != wanted]
+        differing = [
+            f'{key} {found[key]}, not {wanted}'
+            for key, wanted in settings.items()
+            if found[key] != wanted
+        ]
     except FileNotFoundError:
         if out.exists() and any(out.iterdir()):
-            raise ValueError(
-                f'{out} holds something else: {advice}') from None
+            raise ValueError(f'{out} holds something else: {advice}') from None
         return False
     except (NotADirectoryError, TypeError, KeyError, ValueError):
         raise ValueError(f'{out} is no arrow data set: {advice}') from None
     if differing:
-        raise ValueError(f'{out} was made with other settings '
-                         f'({"; ".join(differing)}): {advice}')
+        raise ValueError(
+            f'{out} was made with other settings ({"; ".join(differing)}): {advice}'
+        )
     return True
 
 
@@ -306,24 +330,34 @@ def parse_args(args=None):
     """
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument('out', metavar='OUT', help='folder of the data set')
-    parser.add_argument('--pairs', default=str(len(PAIRS)),
-                        help='pairs of classes: how many, the easiest first, '
-                        f'or which, with commas, of {", ".join(PAIRS)}')
+    parser.add_argument(
+        '--pairs',
+        default=str(len(PAIRS)),
+        help='pairs of classes: how many, the easiest first, '
+        f'or which, with commas, of {", ".join(PAIRS)}',
+    )
     for split, clips in zip(SPLITS, (200, 50, 50)):
-        parser.add_argument(f'--{split}', type=int, default=clips,
-                            help=f'clips a class in {split}.txt')
-    parser.add_argument('--size', type=int, default=112,
-                        help='width and height of a frame in pixels')
-    parser.add_argument('--frames', type=int, default=10,
-                        help='frames a clip: 10 for 8 frames of step 1, '
-                        '17 for 8 of step 2')
-    parser.add_argument('--seed', type=int, default=0,
-                        help='the same seed gives the same files')
-    parser.add_argument('--workers', type=int,
-                        default=len(os.sched_getaffinity(0)),
-                        help='processes')
+        parser.add_argument(
+            f'--{split}', type=int, default=clips, help=f'clips a class in {split}.txt'
+        )
+    parser.add_argument(
+        '--size', type=int, default=112, help='width and height of a frame in pixels'
+    )
+    parser.add_argument(
+        '--frames',
+        type=int,
+        default=10,
+        help='frames a clip: 10 for 8 frames of step 1, 17 for 8 of step 2',
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='the same seed gives the same files'
+    )
+    parser.add_argument(
+        '--workers', type=int, default=len(os.sched_getaffinity(0)), help='processes'
+    )
     args = parser.parse_args(args)
 
     least = dict(train=1, val=1, test=1, size=32, frames=2, seed=0, workers=1)
@@ -332,13 +366,14 @@ def parse_args(args=None):
             raise ValueError(f'--{name} must be at least {low}')
     pairs = args.pairs.split(',')
     if args.pairs in map(str, range(1, len(PAIRS) + 1)):
-        pairs = list(PAIRS)[:int(args.pairs)]
+        pairs = list(PAIRS)[: int(args.pairs)]
     for pair in pairs:
         if pair not in PAIRS:
-            raise ValueError(f'--pairs: "{pair}" is neither 1 to '
-                             f'{len(PAIRS)} nor one of {", ".join(PAIRS)}')
-    settings = {'version': VERSION,
-                'pairs': [pair for pair in PAIRS if pair in pairs]}
+            raise ValueError(
+                f'--pairs: "{pair}" is neither 1 to '
+                f'{len(PAIRS)} nor one of {", ".join(PAIRS)}'
+            )
+    settings = {'version': VERSION, 'pairs': [pair for pair in PAIRS if pair in pairs]}
     for name in (*SPLITS, 'size', 'frames', 'seed'):
         settings[name] = getattr(args, name)
     return Path(os.path.realpath(args.out)), settings, args.workers

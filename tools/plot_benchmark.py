@@ -11,6 +11,7 @@ the device is busy, which leaves out how fast it is told what to do. Dotted
 lines mark ratios of 1.0 and 1.1. Of measurements of the same thing, the last
 file's counts.
 """
+
 import argparse
 import json
 import sys
@@ -49,15 +50,22 @@ def read(path):
     if kind != 'backbones':
         raise PlotError(
             f'{path} has no ratios: it is of tools/benchmark.py --e2e'
-            if kind == 'training' else
-            f'{path} was not written by tools/benchmark.py')
+            if kind == 'training'
+            else f'{path} was not written by tools/benchmark.py'
+        )
     reference, device = content['reference'], content['device']
     points = [
-        dict({key: row[key] for key in PANELS + LINES if key in row},
-             backbone=name, device=device, ratio=result['ratio'],
-             busy=busy_ratio(result, row['models'][reference]))
-        for row in content['rows'] for name, result in row['models'].items()
-        if name != reference and result.get('ratio') is not None]
+        dict(
+            {key: row[key] for key in PANELS + LINES if key in row},
+            backbone=name,
+            device=device,
+            ratio=result['ratio'],
+            busy=busy_ratio(result, row['models'][reference]),
+        )
+        for row in content['rows']
+        for name, result in row['models'].items()
+        if name != reference and result.get('ratio') is not None
+    ]
     return reference, points
 
 
@@ -85,28 +93,46 @@ def draw(points, reference, out):
     """
     panels = varying(points, PANELS)
     if not panels:
-        raise PlotError(f'nothing to draw: measure more than one value of '
-                        f'one of {", ".join(PANELS)}')
-    usual = {key: Counter(p[key] for p in points).most_common(1)[0][0]
-             for key in PANELS}
+        raise PlotError(
+            f'nothing to draw: measure more than one value of '
+            f'one of {", ".join(PANELS)}'
+        )
+    usual = {
+        key: Counter(p[key] for p in points).most_common(1)[0][0] for key in PANELS
+    }
     label_keys = varying(points, LINES) or ['backbone']
     labels = sorted({tuple(p[key] for key in label_keys) for p in points})
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.2 * len(panels) + 0.6, 3.2), sharey=True,
-        squeeze=False, layout='constrained')
+        1,
+        len(panels),
+        figsize=(3.2 * len(panels) + 0.6, 3.2),
+        sharey=True,
+        squeeze=False,
+        layout='constrained',
+    )
     for axis, panel in zip(axes[0], panels):
         others = [key for key in panels if key != panel]
         for number, label in enumerate(labels):
-            line = {p[panel]: p for p in points
-                    if tuple(p[key] for key in label_keys) == label
-                    and all(p[key] == usual[key] for key in others)}
-            for ratio, style, note in (('ratio', 'o-', ''),
-                                       ('busy', '.--', ', device busy')):
+            line = {
+                p[panel]: p
+                for p in points
+                if tuple(p[key] for key in label_keys) == label
+                and all(p[key] == usual[key] for key in others)
+            }
+            for ratio, style, note in (
+                ('ratio', 'o-', ''),
+                ('busy', '.--', ', device busy'),
+            ):
                 known = [x for x in sorted(line) if line[x][ratio]]
                 if known:
-                    axis.plot(known, [line[x][ratio] for x in known], style,
-                              markersize=4, color=f'C{number % 10}',
-                              label=' '.join(label) + note)
+                    axis.plot(
+                        known,
+                        [line[x][ratio] for x in known],
+                        style,
+                        markersize=4,
+                        color=f'C{number % 10}',
+                        label=' '.join(label) + note,
+                    )
         for target in TARGETS:
             axis.axhline(target, color='0.4', linewidth=1, linestyle=':')
         axis.set_xlabel(panel)
@@ -114,23 +140,27 @@ def draw(points, reference, out):
         axis.set_xscale('log')
         axis.set_xticks(ticks, ticks)
         axis.set_xticks([], minor=True)
-        axis.set_title(', '.join(f'{key} {usual[key]}' for key in others),
-                       fontsize='small')
+        axis.set_title(
+            ', '.join(f'{key} {usual[key]}' for key in others), fontsize='small'
+        )
     axes[0, 0].set_ylabel(f'time / time of {reference}')
-    figure.legend(*axes[0, 0].get_legend_handles_labels(),
-                  loc='outside lower center', ncols=min(3, len(labels)),
-                  fontsize='small')
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc='outside lower center',
+        ncols=min(3, len(labels)),
+        fontsize='small',
+    )
     save(figure, out, '--out')
 
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('files', nargs='+', metavar='JSON',
-                        help='written by tools/benchmark.py')
-    parser.add_argument('--out', required=True, metavar='FILE.svg',
-                        help='the figure')
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'files', nargs='+', metavar='JSON', help='written by tools/benchmark.py'
+    )
+    parser.add_argument('--out', required=True, metavar='FILE.svg', help='the figure')
     args = parser.parse_args()
     try:
         references, points = set(), []
@@ -139,8 +169,9 @@ def main():
             references.add(reference)
             points += more
         if len(references) > 1:
-            raise PlotError(f'the files have different references: '
-                            f'{", ".join(sorted(references))}')
+            raise PlotError(
+                f'the files have different references: {", ".join(sorted(references))}'
+            )
         draw(points, references.pop(), args.out)
     except PlotError as error:
         sys.exit(f'error: {error}')

@@ -20,6 +20,7 @@ mmaction v1 counts iterations from each epoch's start and does not log how
 many there are. The largest number in the log is taken for it; without
 --validate this is too small by less than a log interval.
 """
+
 import argparse
 import json
 import sys
@@ -56,8 +57,7 @@ def read_rows(path):
         except ValueError as error:
             if number == len(lines) and not line.endswith('\n'):
                 break
-            raise PlotError(f'{path}, line {number} is no JSON: {error}'
-                            ) from error
+            raise PlotError(f'{path}, line {number} is no JSON: {error}') from error
         if not isinstance(row, dict):
             raise PlotError(f'{path}, line {number} is no JSON object')
         rows.append((number, row))
@@ -84,21 +84,19 @@ def read_log(path):
         key = next((key for key in ACCURACIES if key in row), None)
         try:
             if 'loss' in row and row.get('mode', 'train') == 'train':
-                losses.append((int(row['epoch']), int(row['iter']),
-                               float(row['loss'])))
+                losses.append((int(row['epoch']), int(row['iter']), float(row['loss'])))
             elif key and 'mode' in row:
                 epoch = int(row['epoch'])
-                accuracies.append(
-                    (epoch, int(row['iter']), 100 * float(row[key])))
+                accuracies.append((epoch, int(row['iter']), 100 * float(row[key])))
                 if losses and epoch < losses[-1][0]:
                     epochs_from_0 = True
             elif key:
-                accuracies.append(
-                    (int(row['step']), None, 100 * float(row[key])))
+                accuracies.append((int(row['step']), None, 100 * float(row[key])))
         except (KeyError, TypeError, ValueError) as error:
             raise PlotError(
                 f'{path}, line {number} is of no training by epochs: '
-                f'{type(error).__name__}: {error}') from error
+                f'{type(error).__name__}: {error}'
+            ) from error
     if epochs_from_0:
         # mmaction v1 validates before it counts the epoch that is over. Its
         # iteration is then the last one of the epoch; mmcv's own validation
@@ -127,8 +125,10 @@ def read_run(folder):
     mmengine = sorted(folder.glob('*/vis_data/scalars.json'))
     mmcv = sorted(folder.glob('*.log.json'))
     if mmengine and mmcv:
-        raise PlotError(f'{folder} has logs of both hosts, such as '
-                        f'{mmengine[0]} and {mmcv[0]}: they are two runs')
+        raise PlotError(
+            f'{folder} has logs of both hosts, such as '
+            f'{mmengine[0]} and {mmcv[0]}: they are two runs'
+        )
     losses, accuracies = [], []
     for path in mmengine or mmcv:
         later = read_log(path)
@@ -140,13 +140,15 @@ def read_run(folder):
         raise PlotError(
             f'{folder} has no log of a training: no training loss in '
             f'*/vis_data/scalars.json (mmaction2) or *.log.json (mmaction '
-            f'v1). Is it a work_dir, and has log_config.interval passed?')
+            f'v1). Is it a work_dir, and has log_config.interval passed?'
+        )
     length = 0
     if mmcv:
         length = max(p[1] or 0 for p in losses + accuracies)
-    return ([((epoch - 1) * length + iteration, loss)
-             for epoch, iteration, loss in losses],
-            [(epoch, top1) for epoch, _, top1 in accuracies])
+    return (
+        [((epoch - 1) * length + iteration, loss) for epoch, iteration, loss in losses],
+        [(epoch, top1) for epoch, _, top1 in accuracies],
+    )
 
 
 def draw(runs, out):
@@ -161,27 +163,42 @@ def draw(runs, out):
     """
     panels = 2 if any(accuracy for _, accuracy in runs.values()) else 1
     figure, axes = plt.subplots(
-        1, panels, figsize=(4.2 * panels + 0.6, 3.6), squeeze=False,
-        layout='constrained')
+        1,
+        panels,
+        figsize=(4.2 * panels + 0.6, 3.6),
+        squeeze=False,
+        layout='constrained',
+    )
     for number, (name, curves) in enumerate(runs.items()):
-        style = dict(color=f'C{number % 10}', label=name, linewidth=1.2,
-                     linestyle=('-', '--', '-.')[number // 10 % 3])
+        style = dict(
+            color=f'C{number % 10}',
+            label=name,
+            linewidth=1.2,
+            linestyle=('-', '--', '-.')[number // 10 % 3],
+        )
         for axis, points, marker in zip(axes[0], curves, (None, 'o')):
             if len(points) == 1:
                 marker = 'o'  # a line of one point cannot be seen
-            axis.plot([x for x, _ in points], [y for _, y in points],
-                      marker=marker, markersize=3, **style)
+            axis.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                marker=marker,
+                markersize=3,
+                **style,
+            )
     axes[0, 0].set(xlabel='iteration', ylabel='training loss')
     axes[0, 0].set_ylim(bottom=0)
     if panels == 2:
-        axes[0, 1].set(xlabel='epoch', ylabel='validation top-1, %',
-                       ylim=(0, 102))
+        axes[0, 1].set(xlabel='epoch', ylabel='validation top-1, %', ylim=(0, 102))
         axes[0, 1].xaxis.get_major_locator().set_params(integer=True)
     for axis in axes[0]:
         axis.grid(color='0.9')
-    figure.legend(*axes[0, 0].get_legend_handles_labels(),
-                  loc='outside lower center', ncols=min(3, len(runs)),
-                  fontsize='small')
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        loc='outside lower center',
+        ncols=min(3, len(runs)),
+        fontsize='small',
+    )
     save(figure, out, '--out')
 
 
@@ -196,23 +213,32 @@ def name_runs(folders):
         if count > 1:
             raise PlotError(f'{folder} is given twice')
     names = Counter(folder.name for folder in resolved)
-    return [path.name if names[path.name] == 1 else str(folder)
-            for path, folder in zip(resolved, folders)]
+    return [
+        path.name if names[path.name] == 1 else str(folder)
+        for path, folder in zip(resolved, folders)
+    ]
 
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('folders', nargs='+', metavar='WORK_DIR', type=Path,
-                        help='work_dir of a training')
-    parser.add_argument('--out', required=True, metavar='FILE',
-                        help='the figure; its ending says the format, such as '
-                        '.svg or .png')
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'folders',
+        nargs='+',
+        metavar='WORK_DIR',
+        type=Path,
+        help='work_dir of a training',
+    )
+    parser.add_argument(
+        '--out',
+        required=True,
+        metavar='FILE',
+        help='the figure; its ending says the format, such as .svg or .png',
+    )
     args = parser.parse_args()
     try:
-        runs = dict(zip(name_runs(args.folders),
-                        map(read_run, args.folders)))
+        runs = dict(zip(name_runs(args.folders), map(read_run, args.folders)))
         draw(runs, args.out)
     except PlotError as error:
         sys.exit(f'error: {error}')

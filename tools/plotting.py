@@ -1,4 +1,5 @@
 """What the plot_*.py share: matplotlib without a screen, files, and faults."""
+
 import os
 from pathlib import Path
 
@@ -29,8 +30,9 @@ def save(figure, path, name):
     temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
     kind = path.suffix[1:]
     try:
-        figure.savefig(temporary, format=kind,
-                       metadata={'Date': None} if kind == 'svg' else None)
+        figure.savefig(
+            temporary, format=kind, metadata={'Date': None} if kind == 'svg' else None
+        )
         os.replace(temporary, path)
     except (OSError, ValueError) as error:  # ValueError: an unknown format
         temporary.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ a fixed seed: a second run writes the same statistics. Batch number b goes to
 process b modulo the number of processes, so that without random crops and
 flips their number does not matter either.
 """
+
 import argparse
 import functools
 import io
@@ -37,15 +38,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if os.environ.get('MMACTION_ROOT'):  # before anything is imported for it
-    sys.exit('error: tools/recalibrate_norm.py runs on mmaction2 alone. Run '
-             'it without MMACTION_ROOT; both hosts take the checkpoint that '
-             'it writes')
+    sys.exit(
+        'error: tools/recalibrate_norm.py runs on mmaction2 alone. Run '
+        'it without MMACTION_ROOT; both hosts take the checkpoint that '
+        'it writes'
+    )
 
 import torch  # noqa: E402
 from hosts import HostError, run  # noqa: E402
 from hosts.checks import check_out, fill_model, read_checkpoint  # noqa: E402
 from hosts.mmaction2 import (  # noqa: E402
-    DictAction, build_runner, leave_group, load_config, model_of, translate)
+    DictAction,
+    build_runner,
+    leave_group,
+    load_config,
+    model_of,
+    translate,
+)
 from rich.progress import track  # noqa: E402
 from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 
@@ -70,10 +79,14 @@ def choose_norms(model):
     if backbone.frozen_stages >= 0:
         frozen = ['backbone.bn1.'] + [
             f'backbone.{name}.'
-            for name in backbone.res_layers[:backbone.frozen_stages]]
-    return {name: module.train() for name, module in model.named_modules()
-            if isinstance(module, (DynamicNorm, _BatchNorm))
-            and not f'{name}.'.startswith(tuple(frozen))}
+            for name in backbone.res_layers[: backbone.frozen_stages]
+        ]
+    return {
+        name: module.train()
+        for name, module in model.named_modules()
+        if isinstance(module, (DynamicNorm, _BatchNorm))
+        and not f'{name}.'.startswith(tuple(frozen))
+    }
 
 
 def groups_of(norm):
@@ -98,8 +111,7 @@ def add_batch(total, norm, inputs):
     var, mean = torch.var_mean(x, dim=(0, 2, 4, 5), unbiased=False)
     var, mean = var.double(), mean.double()  # (G, C)
     count = x.numel() / mean.numel()
-    total += count * torch.stack(
-        (torch.ones_like(mean), mean, var + mean.square()))
+    total += count * torch.stack((torch.ones_like(mean), mean, var + mean.square()))
 
 
 @torch.no_grad()
@@ -121,13 +133,19 @@ def estimate(model, norms, batches):
         HostError: a statistic is not finite.
     """
     from mmengine import dist
+
     totals, hooks = {}, []
     for name, norm in norms.items():
         totals[name] = torch.zeros(
-            3, groups_of(norm), norm.running_mean.shape[-1],
-            dtype=torch.float64, device=norm.running_mean.device)
-        hooks.append(norm.register_forward_pre_hook(
-            functools.partial(add_batch, totals[name])))
+            3,
+            groups_of(norm),
+            norm.running_mean.shape[-1],
+            dtype=torch.float64,
+            device=norm.running_mean.device,
+        )
+        hooks.append(
+            norm.register_forward_pre_hook(functools.partial(add_batch, totals[name]))
+        )
     for batch in batches:
         model(**model.data_preprocessor(batch, training=True), mode='tensor')
     for hook in hooks:
@@ -143,8 +161,9 @@ def estimate(model, norms, batches):
         var = (second / count - mean.square()).clamp(min=0)
         for key, value in zip(STATISTICS, (mean, var)):
             if not value.isfinite().all():
-                raise HostError(f'the {key} of {name} is not finite: the '
-                                f'weights have diverged')
+                raise HostError(
+                    f'the {key} of {name} is not finite: the weights have diverged'
+                )
             statistics[f'{name}.{key}'] = value
     return statistics
 
@@ -162,12 +181,14 @@ def share_of_batches(clips, batch_size, count, rank, world_size):
     Returns:
         list[int]: numbers of clips, whole batches of them.
     """
-    order = torch.randperm(
-        clips, generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(clips, generator=torch.Generator().manual_seed(0)).tolist()
     order *= -(-batch_size // clips) + 1
     count = min(count, -(-clips // batch_size))
-    return [clip for batch in range(rank, count, world_size)
-            for clip in order[batch * batch_size:(batch + 1) * batch_size]]
+    return [
+        clip
+        for batch in range(rank, count, world_size)
+        for clip in order[batch * batch_size : (batch + 1) * batch_size]
+    ]
 
 
 def build_batches(runner, loader, count):
@@ -183,11 +204,10 @@ def build_batches(runner, loader, count):
     """
     from mmaction.registry import DATASETS
     from mmengine.dist import get_dist_info
+
     dataset = DATASETS.build(loader.dataset)
-    share = share_of_batches(
-        len(dataset), loader.batch_size, count, *get_dist_info())
-    return runner.build_dataloader(
-        dict(loader, dataset=dataset, sampler=share), seed=0)
+    share = share_of_batches(len(dataset), loader.batch_size, count, *get_dist_info())
+    return runner.build_dataloader(dict(loader, dataset=dataset, sampler=share), seed=0)
 
 
 def replace_statistics(state, statistics):
@@ -199,8 +219,7 @@ def replace_statistics(state, statistics):
         statistics (dict[str, Tensor]): as :func:`estimate` returns them;
             float32 in the state dict.
     """
-    names = {from_published_name(name.removeprefix('module.')): name
-             for name in state}
+    names = {from_published_name(name.removeprefix('module.')): name for name in state}
     for name, value in statistics.items():
         state[names[name]] = value.float().cpu()
 
@@ -212,13 +231,13 @@ def write_checkpoint(checkpoint, path):
         HostError: it cannot be written.
     """
     from hosts.mmaction2_components import write_whole
+
     content = io.BytesIO()
     torch.save(checkpoint, content)
     try:
         write_whole(path, content.getbuffer())
     except OSError as error:
-        raise HostError(f'cannot write OUT {path}: {error.strerror}'
-                        ) from error
+        raise HostError(f'cannot write OUT {path}: {error.strerror}') from error
 
 
 def check_files(checkpoint, out):
@@ -233,8 +252,10 @@ def check_files(checkpoint, out):
     free = shutil.disk_usage(os.path.dirname(out) or '.').free
     needed = os.path.getsize(checkpoint)
     if free < needed:
-        raise HostError(f'cannot write OUT {out}: it takes {needed >> 20} '
-                        f'MiB, {free >> 20} MiB are free there')
+        raise HostError(
+            f'cannot write OUT {out}: it takes {needed >> 20} '
+            f'MiB, {free >> 20} MiB are free there'
+        )
 
 
 def recalibrate(args):
@@ -260,8 +281,9 @@ def recalibrate(args):
 
     before = runner.val()
     norms = choose_norms(model)
-    statistics = estimate(model, norms, track(
-        batches, 'Estimating', disable=runner.rank != 0))
+    statistics = estimate(
+        model, norms, track(batches, 'Estimating', disable=runner.rank != 0)
+    )
     replace_statistics(checkpoint['state_dict'], statistics)
     if runner.rank == 0:
         write_checkpoint(checkpoint, args.out)
@@ -270,28 +292,43 @@ def recalibrate(args):
     after = runner.val()
     if runner.rank == 0:
         print(f'wrote {args.out}: statistics of {len(norms)} normalizations')
-        for name, key in (('Mean Class', 'mean1'), ('Top-1', 'top1'),
-                          ('Top-5', 'top5')):
-            print(f'{name} Accuracy = {100 * before[f"acc/{key}"]:.02f} '
-                  f'before, {100 * after[f"acc/{key}"]:.02f} after')
+        for name, key in (
+            ('Mean Class', 'mean1'),
+            ('Top-1', 'top1'),
+            ('Top-5', 'top5'),
+        ):
+            print(
+                f'{name} Accuracy = {100 * before[f"acc/{key}"]:.02f} '
+                f'before, {100 * after[f"acc/{key}"]:.02f} after'
+            )
     leave_group()
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, in mmaction v1\'s schema')
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help="config file, in mmaction v1's schema")
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('out', help='checkpoint to write, .pth')
-    parser.add_argument('--batches', type=int, default=200, metavar='N',
-                        help='batches of all processes together, once through '
-                        'the training clips at most (default: %(default)s)')
-    parser.add_argument('--launcher', default='none',
-                        choices=['none', 'pytorch', 'slurm', 'mpi'])
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        metavar='KEY=VALUE',
-                        help='set values of the config')
+    parser.add_argument(
+        '--batches',
+        type=int,
+        default=200,
+        metavar='N',
+        help='batches of all processes together, once through '
+        'the training clips at most (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--launcher', default='none', choices=['none', 'pytorch', 'slurm', 'mpi']
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='set values of the config',
+    )
     return parser.parse_args()
 
 

@@ -5,6 +5,7 @@ Leaves mmaction v1's results pickle: a list in annotation order, one float32
 array of raw scores (1, num_classes) a video. Prints mean class, top-1 and
 top-5 accuracy.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -19,21 +20,36 @@ host = choose_host()
 
 def parse_args():
     parser = argparse.ArgumentParser(description='Test a recognizer')
-    parser.add_argument('config', help='config file, in mmaction v1\'s schema')
+    parser.add_argument('config', help="config file, in mmaction v1's schema")
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--launcher', default='none',
-                        choices=['none', 'pytorch', 'slurm', 'mpi'])
-    parser.add_argument('--out', default='default.pkl',
-                        help='results pickle (default: %(default)s)')
-    parser.add_argument('--use_softmax', action='store_true',
-                        help='average softmax scores for the accuracies')
-    parser.add_argument('--fcn_testing', action='store_true',
-                        help='for 3D recognizers only')
-    parser.add_argument('--cfg-options', nargs='+', action=host.DictAction,
-                        metavar='KEY=VALUE',
-                        help='set values of the config')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
-                        help='set by old launchers, not used')
+    parser.add_argument(
+        '--launcher', default='none', choices=['none', 'pytorch', 'slurm', 'mpi']
+    )
+    parser.add_argument(
+        '--out', default='default.pkl', help='results pickle (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--use_softmax',
+        action='store_true',
+        help='average softmax scores for the accuracies',
+    )
+    parser.add_argument(
+        '--fcn_testing', action='store_true', help='for 3D recognizers only'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=host.DictAction,
+        metavar='KEY=VALUE',
+        help='set values of the config',
+    )
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        help='set by old launchers, not used',
+    )
     return parser.parse_args()
 
 

@@ -4,6 +4,7 @@
 The config is in mmaction v1's schema. It runs on mmaction2, or on mmaction v1
 itself where MMACTION_ROOT names a checkout.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -19,23 +20,33 @@ host = choose_host()
 
 def parse_args():
     parser = argparse.ArgumentParser(description='Train a recognizer')
-    parser.add_argument('config', help='config file, in mmaction v1\'s schema')
-    parser.add_argument('--work_dir', help='folder for logs and checkpoints, '
-                        'instead of the config\'s')
+    parser.add_argument('config', help="config file, in mmaction v1's schema")
+    parser.add_argument(
+        '--work_dir', help="folder for logs and checkpoints, instead of the config's"
+    )
     parser.add_argument('--resume_from', help='checkpoint to go on from')
-    parser.add_argument('--validate', action='store_true',
-                        help='validate after every epoch')
-    parser.add_argument('--gpus', type=int, default=1,
-                        help='GPUs without a launcher')
+    parser.add_argument(
+        '--validate', action='store_true', help='validate after every epoch'
+    )
+    parser.add_argument('--gpus', type=int, default=1, help='GPUs without a launcher')
     parser.add_argument('--seed', type=int, help='random seed')
-    parser.add_argument('--launcher', default='none',
-                        choices=['none', 'pytorch', 'slurm', 'mpi'])
-    parser.add_argument('--cfg-options', nargs='+', action=host.DictAction,
-                        metavar='KEY=VALUE',
-                        help='set values of the config, such as '
-                        'data.videos_per_gpu=4')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
-                        help='set by old launchers, not used')
+    parser.add_argument(
+        '--launcher', default='none', choices=['none', 'pytorch', 'slurm', 'mpi']
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=host.DictAction,
+        metavar='KEY=VALUE',
+        help='set values of the config, such as data.videos_per_gpu=4',
+    )
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        help='set by old launchers, not used',
+    )
     return parser.parse_args()
 
 

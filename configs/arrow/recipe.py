@@ -7,7 +7,8 @@ _base_ = '../DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
 # evaluation mode, which the study compares.
 model = dict(
     spatial_temporal_module=dict(spatial_size=4),
-    cls_head=dict(dropout_ratio=0, num_classes=10))
+    cls_head=dict(dropout_ratio=0, num_classes=10),
+)
 # Clips of 10 frames: without random_shift, v1's rule takes the middle 8. No
 # flip: it would turn a move to the left into one to the right.
 clip = dict(
@@ -17,23 +18,28 @@ clip = dict(
     input_size=112,
     flip_ratio=0,
     multiscale_crop=False,
-    oversample=None)
+    oversample=None,
+)
 data = dict(
     videos_per_gpu=8,
     workers_per_gpu=2,
     train=dict(
         ann_file='data/arrow112/train.txt',
         img_prefix='data/arrow112/rawframes/train',
-        **clip),
+        **clip,
+    ),
     val=dict(
         ann_file='data/arrow112/val.txt',
         img_prefix='data/arrow112/rawframes/val',
-        **clip),
+        **clip,
+    ),
     test=dict(
         ann_file='data/arrow112/test.txt',
         img_prefix='data/arrow112/rawframes/test',
         num_segments=1,
-        **clip))
+        **clip,
+    ),
+)
 optimizer = dict(lr=0.02)
 lr_config = dict(warmup_ratio=0.1, warmup_iters=300)
 # Two, so that one is whole while the next is written.

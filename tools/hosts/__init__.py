@@ -8,6 +8,7 @@ Each host module, mmaction2 and mmaction_v1, has:
 
 Both raise HostError for what a user can mend; checks.py has what they share.
 """
+
 import os
 import sys
 
@@ -38,6 +39,7 @@ def run(task, args):
     """
     try:  # torchrun's summary shows a failure's text
         from torch.distributed.elastic.multiprocessing.errors import record
+
         task = record(task)
     except ImportError:  # PyTorch before 1.9, of mmaction v1's days
         pass

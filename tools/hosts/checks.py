@@ -1,4 +1,5 @@
 """Checks that both hosts make, before hours of work."""
+
 import os
 import os.path as osp
 import pickle
@@ -26,7 +27,8 @@ def check_clips(split, data, backbone):
         raise HostError(
             f'model.backbone.n_segment={n_segment} is not the clip of '
             f'data.{split}: new_length={new_length} frames in each of '
-            f'num_segments={num_segments} segments')
+            f'num_segments={num_segments} segments'
+        )
 
 
 def check_out(path, endings=('.pkl', '.pickle'), name='--out'):
@@ -50,8 +52,7 @@ def check_out(path, endings=('.pkl', '.pickle'), name='--out'):
         open(probe, 'wb').close()
         os.remove(probe)
     except OSError as error:
-        raise HostError(
-            f'cannot write {name} {path}: {error.strerror}') from error
+        raise HostError(f'cannot write {name} {path}: {error.strerror}') from error
 
 
 def read_checkpoint(path):
@@ -68,9 +69,10 @@ def read_checkpoint(path):
         HostError: there is no such file, or it is none that can be loaded.
     """
     if not osp.isfile(path):
-        raise HostError(f'checkpoint {path} '
-                        + ('is a folder' if osp.isdir(path) else
-                           'does not exist'))
+        raise HostError(
+            f'checkpoint {path} '
+            + ('is a folder' if osp.isdir(path) else 'does not exist')
+        )
     refused = f'{path} cannot be loaded as a checkpoint'
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
@@ -78,15 +80,17 @@ def read_checkpoint(path):
         # torch's text is long and tells how to load it unsafely.
         reason = str(error).split('WeightsUnpickler error: ')[-1]
         reason = reason.strip().split('\n')[0]
-        raise HostError(f'{refused} of tensors and plain data alone: '
-                        f'{reason or "it is empty"}') from error
+        raise HostError(
+            f'{refused} of tensors and plain data alone: {reason or "it is empty"}'
+        ) from error
     if not isinstance(checkpoint, dict):
         raise HostError(f'{refused}: it holds a {type(checkpoint).__name__}')
     if 'state_dict' not in checkpoint:
         checkpoint = dict(state_dict=checkpoint)
     if not isinstance(checkpoint['state_dict'], dict):
-        raise HostError(f'{refused}: its state_dict is a '
-                        f'{type(checkpoint["state_dict"]).__name__}')
+        raise HostError(
+            f'{refused}: its state_dict is a {type(checkpoint["state_dict"]).__name__}'
+        )
     return checkpoint
 
 
@@ -105,18 +109,20 @@ def fill_model(model, state, path):
         HostError: it leaves a tensor of the model unset, has one that the
             model has not, or one of another shape.
     """
-    state = {name[len('module.'):] if name.startswith('module.') else name:
-             value for name, value in state.items()}
+    state = {
+        name[len('module.') :] if name.startswith('module.') else name: value
+        for name, value in state.items()
+    }
     refused = f'{path} is no checkpoint of this model'
     try:
         missing, unknown = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # a line for each shape that differs
-        raise HostError(f'{refused}: {shorten(str(error).splitlines())}'
-                        ) from error
+        raise HostError(f'{refused}: {shorten(str(error).splitlines())}') from error
     missing = [k for k in missing if not k.endswith('num_batches_tracked')]
     if missing:
-        raise HostError(f'{refused}, parts of which would stay random. It '
-                        f'has no {shorten(missing)}')
+        raise HostError(
+            f'{refused}, parts of which would stay random. It has no {shorten(missing)}'
+        )
     if unknown:
         raise HostError(f'{refused}, which has no {shorten(unknown)}')
 
@@ -125,4 +131,5 @@ def shorten(items, count=5):
     """The first few items of a list, and how many more there are."""
     more = len(items) - count
     return ', '.join(item.strip('\t.: ') for item in items[:count]) + (
-        f' and {more} more' if more > 0 else '')
+        f' and {more} more' if more > 0 else ''
+    )

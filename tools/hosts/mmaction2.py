@@ -6,6 +6,7 @@ learning rates and averaging. A key that cannot be honoured is an error that
 names it. Training, testing, launching, resuming, logging and checkpoints are
 mmengine's.
 """
+
 import importlib.util
 import logging
 import math
@@ -19,14 +20,21 @@ from mmengine.config import Config, DictAction
 from . import HostError
 from .checks import check_clips, check_out, fill_model, read_checkpoint
 
-__all__ = ['DictAction', 'build_runner', 'leave_group', 'load_config',
-           'model_of', 'test', 'train', 'translate']
+__all__ = [
+    'DictAction',
+    'build_runner',
+    'leave_group',
+    'load_config',
+    'model_of',
+    'test',
+    'train',
+    'translate',
+]
 
 IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components']
 REQUIRED = object()
 # What mmaction v1 reads and a config need not have.
-OPTIONAL = ('cudnn_benchmark', 'find_unused_parameters', 'load_from',
-            'resume_from')
+OPTIONAL = ('cudnn_benchmark', 'find_unused_parameters', 'load_from', 'resume_from')
 
 
 class Keys:
@@ -59,7 +67,8 @@ class Keys:
         if value not in allowed:
             raise HostError(
                 f'{self.name}.{key}={value!r} cannot be honoured on mmaction2 '
-                f'here, which takes {" or ".join(map(repr, allowed))}')
+                f'here, which takes {" or ".join(map(repr, allowed))}'
+            )
         return value
 
     def finish(self):
@@ -70,9 +79,11 @@ class Keys:
         """
         if self.values:
             raise HostError(
-                ', '.join(f'{self.name}.{key}={value!r}'
-                          for key, value in self.values.items())
-                + ' is unknown, or cannot be honoured on mmaction2')
+                ', '.join(
+                    f'{self.name}.{key}={value!r}' for key, value in self.values.items()
+                )
+                + ' is unknown, or cannot be honoured on mmaction2'
+            )
 
 
 def load_config(path, cfg_options=None):
@@ -98,8 +109,7 @@ def load_config(path, cfg_options=None):
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (TypeError, KeyError) as error:
-        raise HostError(f'--cfg-options does not fit {path}: {error}'
-                        ) from error
+        raise HostError(f'--cfg-options does not fit {path}: {error}') from error
     return cfg
 
 
@@ -122,12 +132,12 @@ def translate(v1, validate=False):
             raise HostError(f'the config has no {key}')
     for key in ('train_cfg', 'test_cfg'):
         if v1.get(key):
-            raise HostError(f'{key}={v1[key]!r} cannot be honoured: '
-                            f'TSN2D takes none')
-    if [tuple(flow) for flow in v1.get('workflow', [('train', 1)])] != [
-            ('train', 1)]:
-        raise HostError(f"workflow={v1.workflow!r} cannot be honoured, only "
-                        f"[('train', 1)]; --validate validates")
+            raise HostError(f'{key}={v1[key]!r} cannot be honoured: TSN2D takes none')
+    if [tuple(flow) for flow in v1.get('workflow', [('train', 1)])] != [('train', 1)]:
+        raise HostError(
+            f'workflow={v1.workflow!r} cannot be honoured, only '
+            f"[('train', 1)]; --validate validates"
+        )
     model, spatial_size = _model(v1.model)
     data = Keys('data', v1.data)
     videos_per_gpu = data.take('videos_per_gpu')
@@ -136,20 +146,30 @@ def translate(v1, validate=False):
     loaders, norms = {}, {}
     for split in ('train', 'val', 'test'):
         loaders[split], norms[split] = _dataloader(
-            split, data.take(split), v1.model.backbone, spatial_size,
-            num_classes, videos_per_gpu, workers_per_gpu)
+            split,
+            data.take(split),
+            v1.model.backbone,
+            spatial_size,
+            num_classes,
+            videos_per_gpu,
+            workers_per_gpu,
+        )
     data.finish()
     if not norms['train'] == norms['val'] == norms['test']:
-        raise HostError('img_norm_cfg must be the same in data.train, '
-                        'data.val and data.test: mmaction2 normalizes in the '
-                        'model')
+        raise HostError(
+            'img_norm_cfg must be the same in data.train, '
+            'data.val and data.test: mmaction2 normalizes in the '
+            'model'
+        )
     model['data_preprocessor'] = dict(
-        type='V1Preprocessor', format_shape='NCHW',
-        **norms['train'])
+        type='V1Preprocessor', format_shape='NCHW', **norms['train']
+    )
     epochs = v1.total_epochs
-    for name, value in (('total_epochs', epochs),
-                        ('data.videos_per_gpu', videos_per_gpu),
-                        ('data.workers_per_gpu', workers_per_gpu + 1)):
+    for name, value in (
+        ('total_epochs', epochs),
+        ('data.videos_per_gpu', videos_per_gpu),
+        ('data.workers_per_gpu', workers_per_gpu + 1),
+    ):
         if value < 1:
             raise HostError(f'{name} is too small')
     cfg = dict(
@@ -158,8 +178,7 @@ def translate(v1, validate=False):
         work_dir=v1.work_dir,
         model=model,
         train_dataloader=loaders['train'],
-        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs,
-                       val_interval=1),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1),
         test_dataloader=loaders['test'],
         test_cfg=dict(type='TestLoop'),
         test_evaluator=dict(type='AccMetric'),
@@ -168,11 +187,14 @@ def translate(v1, validate=False):
         load_from=v1.get('load_from'),
         resume=False,
         find_unused_parameters=v1.get('find_unused_parameters', False),
-        log_level=v1.get('log_level', 'INFO'))
+        log_level=v1.get('log_level', 'INFO'),
+    )
     if validate:
         cfg.update(
-            val_dataloader=loaders['val'], val_cfg=dict(type='ValLoop'),
-            val_evaluator=dict(type='AccMetric'))
+            val_dataloader=loaders['val'],
+            val_cfg=dict(type='ValLoop'),
+            val_evaluator=dict(type='AccMetric'),
+        )
     cfg.update(_runtime(v1))
     return Config(cfg)
 
@@ -186,16 +208,18 @@ def _model(values):
     backbone = dict(model.take('backbone'))
     Keys('model.backbone', backbone).expect('type', ['ResNet_DNR'])
     if len(backbone.get('out_indices', ())) != 1:
-        raise HostError('model.backbone.out_indices should name the one stage '
-                        'that the head sees, such as (3, )')
-    spatial = Keys('model.spatial_temporal_module',
-                   model.take('spatial_temporal_module'))
+        raise HostError(
+            'model.backbone.out_indices should name the one stage '
+            'that the head sees, such as (3, )'
+        )
+    spatial = Keys(
+        'model.spatial_temporal_module', model.take('spatial_temporal_module')
+    )
     spatial.expect('type', ['SimpleSpatialModule'])
     spatial.expect('spatial_type', ['avg'], 'avg')
     spatial_size = spatial.take('spatial_size', 7)
     spatial.finish()
-    consensus = Keys('model.segmental_consensus',
-                     model.take('segmental_consensus'))
+    consensus = Keys('model.segmental_consensus', model.take('segmental_consensus'))
     consensus.expect('type', ['SimpleConsensus'])
     consensus.expect('consensus_type', ['avg'])
     consensus.expect('dim', [1], 1)
@@ -217,29 +241,39 @@ def _model(values):
             in_channels=head.take('in_channels', 2048),
             dropout_ratio=head.take('dropout_ratio', 0.8),
             init_std=head.take('init_std', 0.01),
-            topk=(1, 5) if num_classes >= 5 else (1, ),
-            average_clips='score'))
+            topk=(1, 5) if num_classes >= 5 else (1,),
+            average_clips='score',
+        ),
+    )
     head.finish()
     return translated, spatial_size
 
 
-def _dataloader(split, values, backbone, spatial_size, num_classes,
-                videos_per_gpu, workers_per_gpu):
+def _dataloader(
+    split, values, backbone, spatial_size, num_classes, videos_per_gpu, workers_per_gpu
+):
     """A RawFramesDataset's loader, and its normalization."""
     data = Keys(f'data.{split}', values)
     data.expect('type', ['RawFramesDataset'])
     data.expect('modality', ['RGB'], 'RGB')
     data.expect('input_format', ['NCHW'], 'NCHW')
-    for key, default in (('div_255', False), ('resize_crop', False),
-                         ('rescale_crop', False), ('pre_mean_npy', None),
-                         ('img_scale_file', None), ('proposal_file', None)):
+    for key, default in (
+        ('div_255', False),
+        ('resize_crop', False),
+        ('rescale_crop', False),
+        ('pre_mean_npy', None),
+        ('img_scale_file', None),
+        ('proposal_file', None),
+    ):
         data.expect(key, [default], default)
     for key in ('size_divisor', 'num_max_proposals', 'resize_ratio'):
         data.take(key, None)  # v1 takes these and does nothing with them
     norm = Keys(f'data.{split}.img_norm_cfg', data.take('img_norm_cfg'))
-    normalization = dict(mean=list(norm.take('mean')),
-                         std=list(norm.take('std')),
-                         to_rgb=norm.take('to_rgb', True))
+    normalization = dict(
+        mean=list(norm.take('mean')),
+        std=list(norm.take('std')),
+        to_rgb=norm.take('to_rgb', True),
+    )
     norm.finish()
 
     training = split == 'train'
@@ -248,51 +282,63 @@ def _dataloader(split, values, backbone, spatial_size, num_classes,
     num_segments = data.take('num_segments', 3)
     new_length = data.take('new_length', 1)
     input_size = data.take('input_size', 224)
-    width, height = ((input_size, input_size)
-                     if isinstance(input_size, int) else input_size)
-    oversample = data.expect(
-        'oversample', [None, 'three_crop', 'ten_crop'], None)
-    _check_feature_size(split, width, height, backbone, spatial_size,
-                        oversample)
+    width, height = (
+        (input_size, input_size) if isinstance(input_size, int) else input_size
+    )
+    oversample = data.expect('oversample', [None, 'three_crop', 'ten_crop'], None)
+    _check_feature_size(split, width, height, backbone, spatial_size, oversample)
     scale = data.take('img_scale', 256)
     keep_ratio = data.take('resize_keep_ratio', True)
     if isinstance(scale, int):
         if not keep_ratio:
             raise HostError(
                 f'data.{split}.img_scale={scale} is a short side: with '
-                f'resize_keep_ratio=False give (width, height)')
+                f'resize_keep_ratio=False give (width, height)'
+            )
         scale = (-1, scale)
 
     pipeline = [
-        dict(type='V1SampleFrames', num_segments=num_segments,
-             new_length=new_length, new_step=data.take('new_step', 1),
-             random_shift=data.take('random_shift', True),
-             temporal_jitter=data.take('temporal_jitter', False),
-             test_mode=test_mode),
+        dict(
+            type='V1SampleFrames',
+            num_segments=num_segments,
+            new_length=new_length,
+            new_step=data.take('new_step', 1),
+            random_shift=data.take('random_shift', True),
+            temporal_jitter=data.take('temporal_jitter', False),
+            test_mode=test_mode,
+        ),
         dict(type='V1FrameDecode'),
-        dict(type='Resize', scale=tuple(scale), keep_ratio=keep_ratio)]
+        dict(type='Resize', scale=tuple(scale), keep_ratio=keep_ratio),
+    ]
     multiscale = data.take('multiscale_crop', False)
     random_crop = data.take('random_crop', False)
     more_fix_crop = data.take('more_fix_crop', False)
-    scales = data.take('scales', None) or [1, .875, .75, .66]
+    scales = data.take('scales', None) or [1, 0.875, 0.75, 0.66]
     max_distort = data.take('max_distort', 1)
     if oversample:
         crop = 'ThreeCrop' if oversample == 'three_crop' else 'TenCrop'
         pipeline.append(dict(type=crop, crop_size=(width, height)))
     elif multiscale:
         pipeline += [
-            dict(type='MultiScaleCrop', input_size=(width, height),
-                 scales=tuple(scales), max_wh_scale_gap=max_distort,
-                 random_crop=random_crop,
-                 num_fixed_crops=13 if more_fix_crop else 5),
-            dict(type='Resize', scale=(width, height), keep_ratio=False)]
+            dict(
+                type='MultiScaleCrop',
+                input_size=(width, height),
+                scales=tuple(scales),
+                max_wh_scale_gap=max_distort,
+                random_crop=random_crop,
+                num_fixed_crops=13 if more_fix_crop else 5,
+            ),
+            dict(type='Resize', scale=(width, height), keep_ratio=False),
+        ]
     else:
         pipeline.append(dict(type='CenterCrop', crop_size=(width, height)))
     flip_ratio = data.take('flip_ratio', 0.5)
     if flip_ratio:
         pipeline.append(dict(type='Flip', flip_ratio=flip_ratio))
-    pipeline += [dict(type='FormatShape', input_format='NCHW'),
-                 dict(type='PackActionInputs')]
+    pipeline += [
+        dict(type='FormatShape', input_format='NCHW'),
+        dict(type='PackActionInputs'),
+    ]
 
     dataset = dict(
         type='V1RawFrames',
@@ -301,13 +347,15 @@ def _dataloader(split, values, backbone, spatial_size, num_classes,
         filename_tmpl=data.take('image_tmpl', 'img_{}.jpg'),
         num_classes=num_classes,
         test_mode=not training,
-        pipeline=pipeline)
+        pipeline=pipeline,
+    )
     data.finish()
-    for key, value in (('ann_file', dataset['ann_file']),
-                       ('img_prefix', dataset['data_prefix']['img'])):
+    for key, value in (
+        ('ann_file', dataset['ann_file']),
+        ('img_prefix', dataset['data_prefix']['img']),
+    ):
         if not isinstance(value, str):
-            raise HostError(f'data.{split}.{key} should be one path, got '
-                            f'{value!r}')
+            raise HostError(f'data.{split}.{key} should be one path, got {value!r}')
     if training:
         batch_size = videos_per_gpu
         sampler = dict(type='FullBatchSampler', batch_size=batch_size)
@@ -319,17 +367,19 @@ def _dataloader(split, values, backbone, spatial_size, num_classes,
         batch_size = max(1, videos_per_gpu // (num_segments * crops))
         sampler = dict(type='DefaultSampler', shuffle=False)
     return dict(
-        batch_size=batch_size, num_workers=workers_per_gpu,
+        batch_size=batch_size,
+        num_workers=workers_per_gpu,
         persistent_workers=workers_per_gpu > 0,
         # Batches are stacked by the loaders and received beside the
         # computation.
         collate_fn=dict(type='default_collate'),
         pin_memory=True,
-        sampler=sampler, dataset=dataset), normalization
+        sampler=sampler,
+        dataset=dataset,
+    ), normalization
 
 
-def _check_feature_size(split, width, height, backbone, spatial_size,
-                        oversample):
+def _check_feature_size(split, width, height, backbone, spatial_size, oversample):
     """v1 pools exactly spatial_size x spatial_size features."""
     if split == 'test' and oversample == 'three_crop':
         spatial_size = 8  # v1's test script sets it
@@ -340,17 +390,21 @@ def _check_feature_size(split, width, height, backbone, spatial_size,
         raise HostError(
             f'data.{split}.input_size={width} x {height} gives '
             f'{features[1]} x {features[0]} features, but '
-            + ("three_crop in testing pools 8 x 8, as mmaction v1's test "
-               'script sets it: use an input_size of 256'
-               if split == 'test' and oversample == 'three_crop' else
-               f'model.spatial_temporal_module.spatial_size={spatial_size}'))
+            + (
+                "three_crop in testing pools 8 x 8, as mmaction v1's test "
+                'script sets it: use an input_size of 256'
+                if split == 'test' and oversample == 'three_crop'
+                else f'model.spatial_temporal_module.spatial_size={spatial_size}'
+            )
+        )
 
 
 def _optim_wrapper(v1):
     optimizer = dict(v1.optimizer)
     if not hasattr(torch.optim, optimizer.get('type', '')):
-        raise HostError(f'optimizer.type={optimizer.get("type")!r} is no '
-                        f'optimizer of PyTorch')
+        raise HostError(
+            f'optimizer.type={optimizer.get("type")!r} is no optimizer of PyTorch'
+        )
     wrapper = dict(type='OptimWrapper', optimizer=optimizer)
     if 'paramwise_cfg' in optimizer:
         wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')
@@ -370,7 +424,8 @@ def _schedule(values, epochs):
     """
     lr = Keys('lr_config', values)
     policy = lr.expect(
-        'policy', ['cosine', 'CosineAnnealing', 'step', 'fixed'], 'fixed')
+        'policy', ['cosine', 'CosineAnnealing', 'step', 'fixed'], 'fixed'
+    )
     by_epoch = lr.take('by_epoch', True)
     warmup = lr.expect('warmup', [None, 'linear', 'constant'], None)
     schedulers = []
@@ -381,14 +436,29 @@ def _schedule(values, epochs):
         if not (isinstance(iters, int) and iters > 0 and 0 < ratio <= 1):
             raise HostError(
                 f'lr_config.warmup_iters={iters!r} should be a positive int '
-                f'and warmup_ratio={ratio!r} in (0, 1]')
+                f'and warmup_ratio={ratio!r} in (0, 1]'
+            )
         # The factor is 1 from iteration `iters` on, as in v1.
         if warmup == 'linear':
-            schedulers.append(dict(type='LinearLR', start_factor=ratio,
-                                   by_epoch=False, begin=0, end=iters + 1))
+            schedulers.append(
+                dict(
+                    type='LinearLR',
+                    start_factor=ratio,
+                    by_epoch=False,
+                    begin=0,
+                    end=iters + 1,
+                )
+            )
         else:
-            schedulers.append(dict(type='ConstantLR', factor=ratio,
-                                   by_epoch=False, begin=0, end=iters + 1))
+            schedulers.append(
+                dict(
+                    type='ConstantLR',
+                    factor=ratio,
+                    by_epoch=False,
+                    begin=0,
+                    end=iters + 1,
+                )
+            )
     else:
         for key in ('warmup_iters', 'warmup_ratio', 'warmup_by_epoch'):
             lr.take(key, None)  # without effect in v1
@@ -397,32 +467,46 @@ def _schedule(values, epochs):
         key = 'min_lr' if policy == 'CosineAnnealing' else 'target_lr'
         min_lr = lr.take(key, 0)
         if warmup and min_lr:
-            raise HostError(f'lr_config.{key}={min_lr} cannot be honoured '
-                            f'together with a warm-up on mmaction2, only 0')
-        schedulers.append(dict(
-            type='CosineAnnealingLR', T_max=epochs, eta_min=min_lr, begin=0,
-            end=epochs, by_epoch=True, convert_to_iter_based=not by_epoch))
+            raise HostError(
+                f'lr_config.{key}={min_lr} cannot be honoured '
+                f'together with a warm-up on mmaction2, only 0'
+            )
+        schedulers.append(
+            dict(
+                type='CosineAnnealingLR',
+                T_max=epochs,
+                eta_min=min_lr,
+                begin=0,
+                end=epochs,
+                by_epoch=True,
+                convert_to_iter_based=not by_epoch,
+            )
+        )
     elif policy == 'step':
         lr.expect('by_epoch', [True], by_epoch)
         step, gamma = lr.take('step'), lr.take('gamma', 0.1)
         schedulers.append(
             dict(type='StepLR', step_size=step, gamma=gamma)
-            if isinstance(step, int) else
-            dict(type='MultiStepLR', milestones=list(step), gamma=gamma))
+            if isinstance(step, int)
+            else dict(type='MultiStepLR', milestones=list(step), gamma=gamma)
+        )
     lr.finish()
     return schedulers
 
 
 def _runtime(v1):
     """Hooks, logging and distribution."""
-    checkpoint = Keys('checkpoint_config', v1.get('checkpoint_config')
-                      or dict(interval=v1.total_epochs))
+    checkpoint = Keys(
+        'checkpoint_config',
+        v1.get('checkpoint_config') or dict(interval=v1.total_epochs),
+    )
     checkpoint_hook = dict(
         type='CheckpointHook',
         interval=checkpoint.take('interval', 1),
         max_keep_ckpts=checkpoint.take('max_keep_ckpts', -1),
         save_optimizer=checkpoint.take('save_optimizer', True),
-        backend_args=dict(backend='whole_file'))
+        backend_args=dict(backend='whole_file'),
+    )
     checkpoint.expect('by_epoch', [True], True)
     checkpoint.finish()
     log = Keys('log_config', v1.get('log_config') or dict())
@@ -430,8 +514,10 @@ def _runtime(v1):
     backends = [dict(type='LocalVisBackend')]
     for hook in log.take('hooks', []):
         hook = Keys('log_config.hooks', hook)
-        if hook.expect('type', ['TextLoggerHook', 'TensorboardLoggerHook']
-                       ) == 'TensorboardLoggerHook':
+        if (
+            hook.expect('type', ['TextLoggerHook', 'TensorboardLoggerHook'])
+            == 'TensorboardLoggerHook'
+        ):
             backends.append(dict(type='TensorboardVisBackend'))
         hook.finish()
     log.finish()
@@ -448,14 +534,17 @@ def _runtime(v1):
             sampler_seed=dict(type='DistSamplerSeedHook'),
             # Processes evaluate, and the checkpoint holds, the mean of
             # their running statistics.
-            sync_buffers=dict(type='SyncBuffersHook')),
+            sync_buffers=dict(type='SyncBuffersHook'),
+        ),
         custom_hooks=[dict(type='PlainCheckpointHook')],
         log_processor=dict(type='LogProcessor', window_size=interval),
         visualizer=dict(type='ActionVisualizer', vis_backends=backends),
         env_cfg=dict(
             cudnn_benchmark=v1.get('cudnn_benchmark', False),
             mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-            dist_cfg=dict(backend=backend)))
+            dist_cfg=dict(backend=backend),
+        ),
+    )
 
 
 def train(args):
@@ -465,15 +554,18 @@ def train(args):
         v1.work_dir = args.work_dir
     cfg = translate(v1, args.validate)
     if args.launcher == 'none' and args.gpus != 1:
-        raise HostError(f'--gpus {args.gpus} needs a process a GPU: '
-                        f'tools/dist_train_recognizer.sh CONFIG {args.gpus}')
+        raise HostError(
+            f'--gpus {args.gpus} needs a process a GPU: '
+            f'tools/dist_train_recognizer.sh CONFIG {args.gpus}'
+        )
     if args.seed is not None:
         cfg.randomness = dict(seed=args.seed)
     try:
         os.makedirs(cfg.work_dir, exist_ok=True)
     except OSError as error:
-        raise HostError(f'cannot make work_dir {cfg.work_dir}: '
-                        f'{error.strerror}') from error
+        raise HostError(
+            f'cannot make work_dir {cfg.work_dir}: {error.strerror}'
+        ) from error
     resume_from = args.resume_from or v1.get('resume_from')
     if resume_from:
         checkpoint = read_checkpoint(resume_from)
@@ -482,12 +574,15 @@ def train(args):
                 raise HostError(
                     f'{resume_from} has no {key!r}: only a checkpoint of '
                     f'this training can be resumed. To start from its '
-                    f'weights: --cfg-options load_from={resume_from}')
+                    f'weights: --cfg-options load_from={resume_from}'
+                )
         done = checkpoint['meta']['epoch']
         if done >= v1.total_epochs:
-            raise HostError(f'{resume_from} has {done} of '
-                            f'total_epochs={v1.total_epochs} behind it: '
-                            f'there is nothing to go on with')
+            raise HostError(
+                f'{resume_from} has {done} of '
+                f'total_epochs={v1.total_epochs} behind it: '
+                f'there is nothing to go on with'
+            )
         cfg.load_from, cfg.resume = resume_from, True
     elif cfg.load_from:
         read_checkpoint(cfg.load_from)
@@ -502,13 +597,16 @@ def test(args):
     """Test by the arguments of tools/test_recognizer.py."""
     check_out(args.out)
     if args.fcn_testing:
-        raise HostError('--fcn_testing is for 3D recognizers; TSN2D, of '
-                        'which ResNet_DNR is a backbone, has none')
+        raise HostError(
+            '--fcn_testing is for 3D recognizers; TSN2D, of '
+            'which ResNet_DNR is a backbone, has none'
+        )
     cfg = translate(load_config(args.config, args.cfg_options))
     checkpoint = read_checkpoint(args.checkpoint)
     cfg.load_from = None
     cfg.test_evaluator = dict(
-        type='V1Results', out=args.out, use_softmax=args.use_softmax)
+        type='V1Results', out=args.out, use_softmax=args.use_softmax
+    )
     runner = build_runner(cfg, args.launcher)
     fill_model(model_of(runner), checkpoint['state_dict'], args.checkpoint)
     runner.test()
@@ -540,27 +638,34 @@ def build_runner(cfg, launcher):
     warnings.filterwarnings('ignore', r'barrier\(\): using the device')
     from mmengine.runner import Runner
     from mmengine.utils import import_modules_from_strings
+
     import_modules_from_strings(**cfg.custom_imports)
     for backend in cfg.visualizer.vis_backends:
-        if (backend.type == 'TensorboardVisBackend'
-                and importlib.util.find_spec('tensorboard') is None):
-            raise HostError('log_config has TensorboardLoggerHook: '
-                            'pip install tensorboard')
+        if (
+            backend.type == 'TensorboardVisBackend'
+            and importlib.util.find_spec('tensorboard') is None
+        ):
+            raise HostError(
+                'log_config has TensorboardLoggerHook: pip install tensorboard'
+            )
     if launcher != 'none' and not torch.cuda.is_available():
         # mmengine's launchers want CUDA devices.
         if launcher != 'pytorch':
-            raise HostError(f'--launcher {launcher} needs CUDA; on a CPU use '
-                            f'the shell scripts, which use torchrun')
+            raise HostError(
+                f'--launcher {launcher} needs CUDA; on a CPU use '
+                f'the shell scripts, which use torchrun'
+            )
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group('gloo')
         cfg.env_cfg.dist_cfg.backend = 'gloo'
         cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel', device_ids=None,
+            type='MMDistributedDataParallel',
+            device_ids=None,
             broadcast_buffers=False,
-            find_unused_parameters=cfg.find_unused_parameters)
+            find_unused_parameters=cfg.find_unused_parameters,
+        )
     if not torch.cuda.is_available():
-        for loader in ('train_dataloader', 'val_dataloader',
-                       'test_dataloader'):
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             if cfg.get(loader):
                 cfg[loader].pin_memory = False  # or torch warns
     _check_backbone(cfg.model)
@@ -582,12 +687,12 @@ def leave_group():
 def _check_backbone(model):
     """Its arguments, and that the head fits, without allocating it."""
     from resnet_dnr import ResNet_DNR
-    arguments = {key: value for key, value in model.backbone.items()
-                 if key != 'type'}
+
+    arguments = {key: value for key, value in model.backbone.items() if key != 'type'}
     try:
         with torch.device('meta'):
             backbone = ResNet_DNR(**arguments)
-            size = 32 * 2**backbone.out_indices[0]
+            size = 32 * 2 ** backbone.out_indices[0]
             frames = torch.empty(backbone.n_segment, 3, size, size)
             channels = backbone.eval()(frames).size(1)
     except (KeyError, TypeError, ValueError) as error:
@@ -596,9 +701,15 @@ def _check_backbone(model):
         raise HostError(
             f'model.cls_head.in_channels={model.cls_head.in_channels}, but '
             f'the backbone of depth={backbone.depth} and '
-            f'out_indices={backbone.out_indices} gives {channels} channels')
+            f'out_indices={backbone.out_indices} gives {channels} channels'
+        )
     pretrained = backbone.pretrained
-    if not (pretrained is None or osp.isfile(pretrained)
-            or pretrained.startswith(('http://', 'https://'))):
-        raise HostError(f'model.backbone.pretrained={pretrained} is neither '
-                        f'a file nor an http(s) URL')
+    if not (
+        pretrained is None
+        or osp.isfile(pretrained)
+        or pretrained.startswith(('http://', 'https://'))
+    ):
+        raise HostError(
+            f'model.backbone.pretrained={pretrained} is neither '
+            f'a file nor an http(s) URL'
+        )

@@ -5,6 +5,7 @@ decoding, batch sampler, result metric, and checkpoints that hold plain data
 and are written whole. The translated configs of hosts/mmaction2.py name this
 module in ``custom_imports``.
 """
+
 import os
 import os.path as osp
 import pickle
@@ -15,8 +16,14 @@ import torch
 from mmaction.datasets import RawframeDataset
 from mmaction.evaluation import top_k_accuracy
 from mmaction.models import ActionDataPreprocessor
-from mmaction.registry import (DATA_SAMPLERS, DATASETS, HOOKS, METRICS,
-                               MODELS, TRANSFORMS)
+from mmaction.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODELS,
+    TRANSFORMS,
+)
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric
@@ -42,8 +49,10 @@ class V1RawFrames(RawframeDataset):
 
     def load_data_list(self):
         if not osp.isfile(self.ann_file):
-            raise HostError(f'annotation file {self.ann_file} does not exist '
-                            f'(ann_file in the config)')
+            raise HostError(
+                f'annotation file {self.ann_file} does not exist '
+                f'(ann_file in the config)'
+            )
         data_list = []
         with open(self.ann_file) as lines:
             for number, line in enumerate(lines, 1):
@@ -53,27 +62,34 @@ class V1RawFrames(RawframeDataset):
                     num_frames, label = int(num_frames), int(label)
                 except ValueError:
                     raise HostError(
-                        f'{where}: {line.rstrip()!r} should be "path '
-                        f'num_frames label"') from None
+                        f'{where}: {line.rstrip()!r} should be "path num_frames label"'
+                    ) from None
                 if num_frames < 1:
                     raise HostError(f'{where}: a video of {num_frames} frames')
                 if not 0 <= label < self.num_classes:
                     raise HostError(
                         f'{where}: label {label} is not one of the '
                         f'{self.num_classes} classes (num_classes of the '
-                        f'head, labels count from 0)')
-                data_list.append(dict(
-                    frame_dir=osp.join(self.data_prefix['img'], path),
-                    total_frames=num_frames, label=label))
+                        f'head, labels count from 0)'
+                    )
+                data_list.append(
+                    dict(
+                        frame_dir=osp.join(self.data_prefix['img'], path),
+                        total_frames=num_frames,
+                        label=label,
+                    )
+                )
         if not data_list:
             raise HostError(f'{self.ann_file} lists no video')
-        first = osp.join(data_list[0]['frame_dir'],
-                         self.filename_tmpl.format(self.start_index))
+        first = osp.join(
+            data_list[0]['frame_dir'], self.filename_tmpl.format(self.start_index)
+        )
         if not osp.isfile(first):
             raise HostError(
                 f'{first} does not exist: it should be the first frame of '
                 f'the first video in {self.ann_file} (img_prefix and '
-                f'image_tmpl in the config)')
+                f'image_tmpl in the config)'
+            )
         return data_list
 
 
@@ -97,8 +113,15 @@ class V1SampleFrames(BaseTransform):
             rule where a video is hardly longer than a segment.
     """
 
-    def __init__(self, num_segments, new_length, new_step, random_shift,
-                 temporal_jitter, test_mode):
+    def __init__(
+        self,
+        num_segments,
+        new_length,
+        new_step,
+        random_shift,
+        temporal_jitter,
+        test_mode,
+    ):
         self.num_segments = num_segments
         self.new_length = new_length
         self.new_step = new_step
@@ -118,16 +141,14 @@ class V1SampleFrames(BaseTransform):
             starts = np.zeros(self.num_segments, int)
             if places > least:
                 tick = places / self.num_segments
-                starts = (tick / 2 + tick * np.arange(
-                    self.num_segments)).astype(int)
+                starts = (tick / 2 + tick * np.arange(self.num_segments)).astype(int)
         jitter = np.zeros(self.new_length, int)
         if self.temporal_jitter:
             jitter = np.random.randint(self.new_step, size=self.new_length)
         frames = []
         for frame in starts + 1:
             for shift in jitter:
-                frames.append(
-                    frame + shift if frame + shift <= total else frame)
+                frames.append(frame + shift if frame + shift <= total else frame)
                 if frame + self.new_step < total:
                     frame += self.new_step
         results['frame_inds'] = np.array(frames)
@@ -137,10 +158,10 @@ class V1SampleFrames(BaseTransform):
         part = places // self.num_segments
         if part > 0:
             return np.arange(self.num_segments) * part + np.random.randint(
-                part, size=self.num_segments)
+                part, size=self.num_segments
+            )
         if total > max(self.num_segments, span):
-            return np.sort(
-                np.random.randint(places, size=self.num_segments))
+            return np.sort(np.random.randint(places, size=self.num_segments))
         return np.zeros(self.num_segments, int)
 
 
@@ -157,14 +178,16 @@ class V1FrameDecode(BaseTransform):
         """Add imgs, original_shape and img_shape to results."""
         images = {}
         for number in np.unique(results['frame_inds']):
-            path = osp.join(results['frame_dir'],
-                            results['filename_tmpl'].format(number))
+            path = osp.join(
+                results['frame_dir'], results['filename_tmpl'].format(number)
+            )
             try:
                 with open(path, 'rb') as file:
                     content = file.read()
             except OSError as error:
                 raise HostError(
-                    f'cannot read frame {path}: {error.strerror}') from error
+                    f'cannot read frame {path}: {error.strerror}'
+                ) from error
             image = mmcv.imfrombytes(content) if content else None
             if image is None:
                 raise HostError(f'frame {path} is no readable image')
@@ -172,7 +195,8 @@ class V1FrameDecode(BaseTransform):
             if image.shape != shape:
                 raise HostError(
                     f'frame {path} is {image.shape[1]} x {image.shape[0]}, '
-                    f'others of its video are {shape[1]} x {shape[0]}')
+                    f'others of its video are {shape[1]} x {shape[0]}'
+                )
             images[number] = image
         results['imgs'] = [images[n] for n in results['frame_inds']]
         results['original_shape'] = shape[:2]
@@ -229,6 +253,7 @@ class V1Results(BaseMetric):
         use_softmax (bool): average the scores' softmax for the accuracies;
             the pickle keeps raw scores.
     """
+
     default_prefix = 'acc'
 
     def __init__(self, out, use_softmax=False):
@@ -241,8 +266,7 @@ class V1Results(BaseMetric):
     def process(self, data_batch, data_samples):
         for sample in data_samples:
             score = sample['pred_scores']['item'].float().cpu().numpy()
-            self.results.append(
-                (score[None], int(sample['gt_labels']['item'])))
+            self.results.append((score[None], int(sample['gt_labels']['item'])))
 
     def compute_metrics(self, results):
         """On the first process: results of all, in annotation order."""
@@ -254,26 +278,29 @@ class V1Results(BaseMetric):
             write_whole(self.out, pickle.dumps(scores))
         except OSError as error:  # after the accuracies, not in their place
             failure = error
-        print(f'Averaging score over {scores[0].shape[0]} clips '
-              + ('with softmax' if self.use_softmax
-                 else 'without softmax (ie, raw)'))
+        print(
+            f'Averaging score over {scores[0].shape[0]} clips '
+            + ('with softmax' if self.use_softmax else 'without softmax (ie, raw)')
+        )
         if self.use_softmax:
-            scores = [torch.from_numpy(score).softmax(1).numpy()
-                      for score in scores]
+            scores = [torch.from_numpy(score).softmax(1).numpy() for score in scores]
         scores = np.stack([score.mean(0) for score in scores])
         top1, top5 = top_k_accuracy(scores, labels, (1, 5))
         # Over the classes that occur: one that is only predicted has no
         # accuracy (v1 gives nan for the mean then, mmaction2 counts it as 0).
         hits = scores.argmax(1) == labels
-        mean_class = np.mean([hits[labels == c].mean()
-                              for c in np.unique(labels)])
-        accuracies = {'Mean Class Accuracy': mean_class,
-                      'Top-1 Accuracy': top1, 'Top-5 Accuracy': top5}
+        mean_class = np.mean([hits[labels == c].mean() for c in np.unique(labels)])
+        accuracies = {
+            'Mean Class Accuracy': mean_class,
+            'Top-1 Accuracy': top1,
+            'Top-5 Accuracy': top5,
+        }
         for name, value in accuracies.items():
             print(f'{name} = {value * 100:.02f}', flush=True)
         if failure:
-            raise HostError(f'cannot write results to {self.out}: '
-                            f'{failure.strerror}') from failure
+            raise HostError(
+                f'cannot write results to {self.out}: {failure.strerror}'
+            ) from failure
         return dict(mean1=mean_class, top1=top1, top5=top5)
 
 
@@ -290,17 +317,18 @@ class PlainCheckpointHook(Hook):
         hub = checkpoint['message_hub']
         hub['log_scalars'] = {
             name: [torch.from_numpy(values) for values in history.data]
-            for name, history in hub['log_scalars'].items()}
+            for name, history in hub['log_scalars'].items()
+        }
         hub['runtime_info'] = {
             name: value.item() if isinstance(value, np.generic) else value
-            for name, value in hub['runtime_info'].items()}
+            for name, value in hub['runtime_info'].items()
+        }
 
     def after_load_checkpoint(self, runner, checkpoint):
         scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
         for name, history in scalars.items():
             if isinstance(history, list):
-                scalars[name] = HistoryBuffer(
-                    *(values.numpy() for values in history))
+                scalars[name] = HistoryBuffer(*(values.numpy() for values in history))
 
 
 def write_whole(path, content):

@@ -5,6 +5,7 @@ importable and applies v1_fixes and two of the guards; a data loading worker,
 which imports the main script anew, gets the same. The guards, below, are for
 faults that v1 has on any stack.
 """
+
 import contextlib
 import functools
 import importlib.util
@@ -17,24 +18,27 @@ import torch.distributed as dist
 from . import HostError, v1_fixes
 from .checks import check_clips, check_out, fill_model, read_checkpoint
 
-REPO = os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__))))
+REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ROOT = os.path.abspath(os.environ['MMACTION_ROOT'])
 
 
 def import_mmcv():
     """Import mmcv 1.x and put the checkout on sys.path. Returns mmcv."""
     if not os.path.isfile(os.path.join(ROOT, 'tools/train_recognizer.py')):
-        sys.exit(f'MMACTION_ROOT={ROOT} is no checkout of mmaction v1: it '
-                 'has no tools/train_recognizer.py')
+        sys.exit(
+            f'MMACTION_ROOT={ROOT} is no checkout of mmaction v1: it '
+            'has no tools/train_recognizer.py'
+        )
     try:
         mmcv = v1_fixes.import_quietly('mmcv')
         version = mmcv.__version__
     except ModuleNotFoundError:
         version = 'none'
     if not version.startswith(('0.', '1.')):
-        sys.exit(f'mmaction v1 needs mmcv 1.x, found {version}. '
-                 'tools/setup_mmaction_v1.sh makes an environment for it')
+        sys.exit(
+            f'mmaction v1 needs mmcv 1.x, found {version}. '
+            'tools/setup_mmaction_v1.sh makes an environment for it'
+        )
     sys.path.insert(1, ROOT)
     return mmcv
 
@@ -52,13 +56,16 @@ def train(args):
             gpus, seed, launcher, cfg_options.
     """
     if args.launcher == 'none' and args.gpus > 1:
-        raise HostError(f'--gpus {args.gpus} needs a process a GPU: '
-                        f'tools/dist_train_recognizer.sh CONFIG {args.gpus}')
+        raise HostError(
+            f'--gpus {args.gpus} needs a process a GPU: '
+            f'tools/dist_train_recognizer.sh CONFIG {args.gpus}'
+        )
     options = ['--validate'] if args.validate else []
-    if args.resume_from and 'message_hub' in read_checkpoint(
-            args.resume_from):
-        raise HostError(f'{args.resume_from} is a checkpoint of the mmaction2 '
-                        'host; v1 resumes its own only')
+    if args.resume_from and 'message_hub' in read_checkpoint(args.resume_from):
+        raise HostError(
+            f'{args.resume_from} is a checkpoint of the mmaction2 '
+            'host; v1 resumes its own only'
+        )
     for name in ('work_dir', 'resume_from', 'seed'):
         if getattr(args, name) is not None:
             options += ['--' + name, str(getattr(args, name))]
@@ -74,8 +81,9 @@ def test(args):
     """
     check_out(args.out)
     options = [args.checkpoint, '--out', args.out]
-    options += ['--' + name for name in ('use_softmax', 'fcn_testing')
-                if getattr(args, name)]
+    options += [
+        '--' + name for name in ('use_softmax', 'fcn_testing') if getattr(args, name)
+    ]
     run_script('test_recognizer', args, options)
 
 
@@ -91,10 +99,12 @@ def run_script(name, args, options):
         raise HostError(f'config {args.config} does not exist')
     set_launcher(args.launcher)
     if os.environ['RANK'] == '0':
-        print(f'mmaction v1 in {ROOT}; mended for this stack: '
-              f'{", ".join(APPLIED) or "nothing"}', flush=True)
-    script = load_module('v1_' + name,
-                         os.path.join(ROOT, 'tools', name + '.py'))
+        print(
+            f'mmaction v1 in {ROOT}; mended for this stack: '
+            f'{", ".join(APPLIED) or "nothing"}',
+            flush=True,
+        )
+    script = load_module('v1_' + name, os.path.join(ROOT, 'tools', name + '.py'))
     add_backbone()
     guard_one_video()
     guard_few_videos()
@@ -103,8 +113,7 @@ def run_script(name, args, options):
     script.collect_results = gather_results
     merge_options(args)
     check_config(args.config)
-    sys.argv = [script.__file__, args.config, *options,
-                '--launcher', 'pytorch']
+    sys.argv = [script.__file__, args.config, *options, '--launcher', 'pytorch']
     script.main()
     dist.destroy_process_group()
 
@@ -120,6 +129,7 @@ def load_module(name, path):
 def add_backbone():
     """Register ResNet_DNR, unless it is installed in the checkout."""
     from mmaction.models import BACKBONES
+
     if 'ResNet_DNR' not in BACKBONES.module_dict:
         load_module('resnet_dnr', os.path.join(REPO, 'resnet_dnr.py'))
 
@@ -155,29 +165,44 @@ def set_launcher(launcher):
     env = os.environ
     if launcher == 'none':
         # Port 0: any free one, as nobody else has to find it.
-        env.update(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0',
-                   MASTER_ADDR='127.0.0.1', MASTER_PORT='0')
+        env.update(
+            RANK='0',
+            WORLD_SIZE='1',
+            LOCAL_RANK='0',
+            MASTER_ADDR='127.0.0.1',
+            MASTER_PORT='0',
+        )
         return
     ours = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
     theirs = {
         'pytorch': ours,
         'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE',
-                'OMPI_COMM_WORLD_LOCAL_RANK'),
+        'mpi': (
+            'OMPI_COMM_WORLD_RANK',
+            'OMPI_COMM_WORLD_SIZE',
+            'OMPI_COMM_WORLD_LOCAL_RANK',
+        ),
     }[launcher]
     for name in theirs:
         if name not in env:
-            raise HostError(f'--launcher {launcher}: {name} is not set, so '
-                            'this was not started by it')
+            raise HostError(
+                f'--launcher {launcher}: {name} is not set, so '
+                'this was not started by it'
+            )
     env.update((name, env[value]) for name, value in zip(ours, theirs))
     if launcher == 'slurm' and 'MASTER_ADDR' not in env:
         hosts = subprocess.run(
             ['scontrol', 'show', 'hostnames', env['SLURM_JOB_NODELIST']],
-            check=True, stdout=subprocess.PIPE, universal_newlines=True)
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         env['MASTER_ADDR'] = hosts.stdout.split()[0]
     if 'MASTER_ADDR' not in env:
-        raise HostError(f'--launcher {launcher}: set MASTER_ADDR to the name '
-                        'of the machine of rank 0')
+        raise HostError(
+            f'--launcher {launcher}: set MASTER_ADDR to the name '
+            'of the machine of rank 0'
+        )
     env.setdefault('MASTER_PORT', '29500')
 
 
@@ -187,6 +212,7 @@ def set_launcher(launcher):
 def guard_frames():
     """A frame that cannot be read stops the job without saying which."""
     from mmaction.datasets import RawFramesDataset
+
     load = RawFramesDataset._load_image
 
     @functools.wraps(load)
@@ -208,6 +234,7 @@ def guard_frames():
 def guard_annotations():
     """A malformed line of an annotation file fails later, without a name."""
     from mmaction.datasets import RawFramesDataset
+
     load = RawFramesDataset.load_annotations
 
     @functools.wraps(load)
@@ -222,7 +249,8 @@ def guard_annotations():
                 line = ' '.join(record._data)
                 raise HostError(
                     f'{ann_file}, line {number}: {line!r} should be "path '
-                    'num_frames label", with one space between')
+                    'num_frames label", with one space between'
+                )
         return records
 
     RawFramesDataset.load_annotations = load_annotations
@@ -231,6 +259,7 @@ def guard_annotations():
 def guard_one_video():
     """v1 squeezes the labels of a batch of one video to a bare number."""
     from mmaction.models.tenons.cls_heads import ClsHead
+
     loss = ClsHead.loss
 
     @functools.wraps(loss)
@@ -251,8 +280,10 @@ def guard_few_videos():
                 raise HostError(
                     f'{len(self.dataset)} videos are too few for '
                     f'{self.total_size} places, videos a GPU times processes: '
-                    'lower data.videos_per_gpu or the number of processes')
+                    'lower data.videos_per_gpu or the number of processes'
+                )
             return iterate(self)
+
         return __iter__
 
     for cls in (sampler.DistributedGroupSampler, sampler.DistributedSampler):
@@ -262,9 +293,9 @@ def guard_few_videos():
 def guard_files():
     """Results and checkpoints cut short are files like any other."""
     from mmcv.runner import epoch_based_runner
+
     mmcv.dump = whole(mmcv.dump)
-    epoch_based_runner.save_checkpoint = whole(
-        epoch_based_runner.save_checkpoint)
+    epoch_based_runner.save_checkpoint = whole(epoch_based_runner.save_checkpoint)
 
 
 def whole(write):
@@ -276,6 +307,7 @@ def whole(write):
     Returns:
         callable: The same for other files than paths.
     """
+
     @functools.wraps(write)
     def write_whole(obj, file=None, *args, **kwargs):
         if not isinstance(file, str):
@@ -289,6 +321,7 @@ def whole(write):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(part)
         return result
+
     return write_whole
 
 
@@ -312,6 +345,7 @@ def load_filled_checkpoint(model, filename, map_location=None):
             that the model has not.
     """
     from mmcv.runner import checkpoint as loader
+
     try:
         checkpoint = loader._load_checkpoint(filename, map_location)
         state = checkpoint.get('state_dict', checkpoint)
@@ -319,8 +353,9 @@ def load_filled_checkpoint(model, filename, map_location=None):
         # PyTorch's text is long and tells how to load it unsafely.
         reason = str(error).split('WeightsUnpickler error: ')[-1]
         reason = reason.split('\n')[0]
-        raise HostError(f'checkpoint {filename} cannot be read: '
-                        f'{type(error).__name__}: {reason}') from error
+        raise HostError(
+            f'checkpoint {filename} cannot be read: {type(error).__name__}: {reason}'
+        ) from error
     fill_model(model, state, filename)
     return checkpoint
 

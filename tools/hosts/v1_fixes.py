@@ -5,6 +5,7 @@ line says what broke since which version. It looks whether that is so here;
 only then it changes something and returns True. `apply` runs them all, before
 anything else imports mmcv.runner or mmaction.
 """
+
 import collections
 import collections.abc
 import functools
@@ -20,8 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-TORCH = tuple(int(n) for n in re.match(r'(\d+)\.(\d+)',
-                                       torch.__version__).groups())
+TORCH = tuple(int(n) for n in re.match(r'(\d+)\.(\d+)', torch.__version__).groups())
 
 
 class StandIn(types.ModuleType):
@@ -43,6 +43,7 @@ class StandIn(types.ModuleType):
 
         def missing(*args, **kwargs):
             raise RuntimeError(f'{where} is missing: {self._reason}')
+
         return missing
 
 
@@ -59,9 +60,11 @@ def fix_collections_sequence():
 
 def fix_numpy_names():
     """np.int is gone since NumPy 1.24, np.Inf since NumPy 2.0."""
-    missing = {name: value
-               for name, value in (('int', int), ('Inf', np.inf))
-               if not hasattr(np, name)}
+    missing = {
+        name: value
+        for name, value in (('int', int), ('Inf', np.inf))
+        if not hasattr(np, name)
+    }
     for name, value in missing.items():
         setattr(np, name, value)
     return bool(missing)
@@ -78,13 +81,15 @@ def fix_torchvision():
         return False
     try:
         import torchvision  # noqa: F401
+
         return False
     except (ImportError, OSError, RuntimeError) as error:
         reason = f'{type(error).__name__}: {error}'
     for name in [m for m in sys.modules if m.startswith('torchvision.')]:
         del sys.modules[name]  # what a broken one has left
     sys.modules['torchvision'] = StandIn(
-        'torchvision', f"{reason}. 'torchvision://' addresses need it")
+        'torchvision', f"{reason}. 'torchvision://' addresses need it"
+    )
     try:
         import_quietly('mmcv.runner')
     finally:
@@ -121,10 +126,12 @@ def fix_compiled_operators():
     missing = [name for name in users if _lacks(name)]
     for name in missing:
         sys.modules[name] = StandIn(
-            name, 'this compiled operator of mmaction v1 is not built for '
+            name,
+            'this compiled operator of mmaction v1 is not built for '
             f'Python {sys.version_info[0]}.{sys.version_info[1]} and PyTorch '
             f'{torch.__version__} (its sources include THC headers, gone '
-            f'since PyTorch 1.11). Only {users[name]} use it')
+            f'since PyTorch 1.11). Only {users[name]} use it',
+        )
     return bool(missing)
 
 
@@ -147,11 +154,14 @@ def fix_activitynet():
     ava = 'mmaction.third_party.ActivityNet.Evaluation.ava'
     if not _lacks(ava):
         return False
-    reason = ('the ActivityNet submodule of mmaction v1 is not cloned. Only '
-              'the evaluation on AVA needs it')
+    reason = (
+        'the ActivityNet submodule of mmaction v1 is not cloned. Only '
+        'the evaluation on AVA needs it'
+    )
     package = types.ModuleType(ava)
     package.object_detection_evaluation = StandIn(
-        ava + '.object_detection_evaluation', reason)
+        ava + '.object_detection_evaluation', reason
+    )
     sys.modules[ava] = package
     sys.modules['standard_fields'] = StandIn('standard_fields', reason)
     return True
@@ -217,16 +227,19 @@ def fix_weights_only():
     make_scalar = np.float64(0).__reduce__()[0]
     make_array = np.zeros(0).__reduce__()[0]
     allowed = [np.ndarray, np.dtype]
-    allowed += [type(np.dtype(kind)) for kind in (
-        bool, np.int32, np.int64, np.float32, np.float64)]
+    allowed += [
+        type(np.dtype(kind))
+        for kind in (bool, np.int32, np.int64, np.float32, np.float64)
+    ]
     for package in ('numpy.core', 'numpy._core'):  # before and since NumPy 2
-        allowed += [(make_scalar, package + '.multiarray.scalar'),
-                    (make_array, package + '.multiarray._reconstruct')]
+        allowed += [
+            (make_scalar, package + '.multiarray.scalar'),
+            (make_array, package + '.multiarray._reconstruct'),
+        ]
     torch.serialization.add_safe_globals(allowed)
     # torch.hub's loader, which mmcv uses for URLs, still defaults to False.
     checkpoint = import_quietly('mmcv.runner.checkpoint')
-    checkpoint.load_url = functools.partial(
-        checkpoint.load_url, weights_only=True)
+    checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)
     return True
 
 
@@ -257,11 +270,11 @@ def fix_cosine_policy():
     if hooks.get('CosineLrUpdaterHook'):
         return False
     # Up to mmcv 1.0.3 its name lacked an n.
-    base = (hooks.get('CosineAnnealingLrUpdaterHook')
-            or hooks.get('CosineAnealingLrUpdaterHook'))
+    base = hooks.get('CosineAnnealingLrUpdaterHook') or hooks.get(
+        'CosineAnealingLrUpdaterHook'
+    )
 
     class CosineLrUpdaterHook(base):
-
         def __init__(self, target_lr=0, **kwargs):
             if 'min_lr_ratio' not in kwargs:
                 kwargs.setdefault('min_lr', target_lr)
@@ -341,12 +354,25 @@ def fix_cpu_resume():
     return True
 
 
-FIXES = (fix_collections_sequence, fix_numpy_names, fix_torchvision,
-         fix_compiled_operators, fix_version_file, fix_activitynet,
-         fix_ddp_replicated_tensor, fix_torch_warnings, fix_copy_stream,
-         fix_weights_only, fix_resume_config, fix_cosine_policy,
-         fix_cpu_process_group, fix_cpu_current_device, fix_cpu_module_cuda,
-         fix_cpu_ddp, fix_cpu_resume)
+FIXES = (
+    fix_collections_sequence,
+    fix_numpy_names,
+    fix_torchvision,
+    fix_compiled_operators,
+    fix_version_file,
+    fix_activitynet,
+    fix_ddp_replicated_tensor,
+    fix_torch_warnings,
+    fix_copy_stream,
+    fix_weights_only,
+    fix_resume_config,
+    fix_cosine_policy,
+    fix_cpu_process_group,
+    fix_cpu_current_device,
+    fix_cpu_module_cuda,
+    fix_cpu_ddp,
+    fix_cpu_resume,
+)
 
 
 def apply():
