@@ -9,17 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import recalibrate_norm
 import torch
+from conftest import ROOT
 from hosts import HostError
 from torch import nn
 
 from resnet_dnr import DynamicNorm, ResNet_DNR, to_published_names
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py')
 SCRIPT = str(ROOT / 'tools' / 'recalibrate_norm.py')
 ENV = dict(
@@ -271,7 +270,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('recalibrate')
     run(
         sys.executable,
-        ROOT / 'tools/make_arrow_dataset.py',
+        ROOT / 'tools/data/make_arrow_dataset.py',
         'data/arrow',
         '--pairs',
         2,

@@ -1,6 +1,6 @@
 """The command lines, as real processes on the mmaction2 host, on a CPU.
 
-tests/test_mmaction_v1_host.py does the same on mmaction v1.
+tests/hosts/test_mmaction_v1_host.py does the same on mmaction v1.
 """
 
 import os
@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py')
 TRAIN = [str(ROOT / 'tools' / 'dist_train_recognizer.sh'), CONFIG]
 TEST = [str(ROOT / 'tools' / 'dist_test_recognizer.sh'), CONFIG]
@@ -50,7 +50,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp('run')
     run(
         sys.executable,
-        ROOT / 'tools' / 'make_arrow_dataset.py',
+        ROOT / 'tools' / 'data' / 'make_arrow_dataset.py',
         'data/arrow',
         '--pairs',
         2,

@@ -2,8 +2,8 @@
 
 Each test runs in a process of its own. Miniatures stand in for mmaction v1
 and mmaction2, with their folders and the rules of their registries;
-test_install_into_mmaction.py has more on v1. mmaction2 itself is used where
-it is installed.
+setup/test_install_into_mmaction.py has more on v1. mmaction2 itself is used
+where it is installed.
 """
 
 import importlib.util
@@ -11,11 +11,9 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from conftest import ROOT
 
 needs_mmaction2 = pytest.mark.skipif(
     importlib.util.find_spec('mmengine') is None

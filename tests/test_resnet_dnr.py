@@ -279,7 +279,7 @@ def test_autocast(device, dtype, rtol):
 
 
 def test_autocast_leaves_the_relay_in_full_precision():
-    # The other backends call no layers; test_backends.py has theirs.
+    # The other backends call no layers; test_resnet_dnr_fused.py has theirs.
     norm = CrossTemporalNorm(8, 4, 2, 'grouped', backend='plain')
     seen = []
     norm.relay.input_map.register_forward_hook(

@@ -3,7 +3,7 @@
 # One process a GPU through torchrun. For several machines, set on each:
 #   NNODES (default 1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500)
 # PYTHON names the interpreter. Without it: with MMACTION_ROOT set, that of the
-# environment which setup_mmaction_v1.sh made here; else the active virtual
+# environment which setup/setup_mmaction_v1.sh made here; else the active virtual
 # environment's; else that of the one which quickstart.sh made; else python3.
 
 launch() {

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset MMACTION_ROOT PYTHONPATH  # this is the mmaction2 host's way
 
-tools/setup_env.sh
+tools/setup/setup_env.sh
 export PYTHON=$PWD/.venv/bin/python
 gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
 if [ "$gpus" = 1 ]; then
@@ -18,7 +18,7 @@ config=configs/DNR_resnet18_arrow_demo.py
 work_dir=work_dirs/DNR_r18_arrow_demo
 
 echo "== 1/3 Generated clips: two pairs of a process and its reversal"
-"$PYTHON" tools/make_arrow_dataset.py data/arrow --pairs 2 --size 32 \
+"$PYTHON" tools/data/make_arrow_dataset.py data/arrow --pairs 2 --size 32 \
     --train 150 --val 25 --test 50
 echo "== 2/3 Training on $processes process(es); log in $work_dir"
 tools/dist_train_recognizer.sh "$config" "$processes" --validate --seed 0

@@ -4,6 +4,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONPATH
 
-tools/setup_env.sh
+tools/setup/setup_env.sh
 export PATH=$PWD/.venv/bin:$PATH VIRTUAL_ENV=$PWD/.venv
 exec python -m pytest "${@:-tests}"

@@ -1,7 +1,7 @@
 # The recipe of the arrow-of-time study, for the four configs beside this one:
-# a ResNet-50 from scratch on clips that tools/make_arrow_dataset.py makes,
+# a ResNet-50 from scratch on clips that tools/data/make_arrow_dataset.py makes,
 # five pairs of a process and its exact reversal, one GPU x 8 clips.
-# tools/reproduce_arrow.sh makes the data and runs the study.
+# tools/study/reproduce_arrow.sh makes the data and runs the study.
 _base_ = '../DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
 # No dropout: it would be one more difference between training mode and
 # evaluation mode, which the study compares.

@@ -37,7 +37,7 @@ def import_mmcv():
     if not version.startswith(('0.', '1.')):
         sys.exit(
             f'mmaction v1 needs mmcv 1.x, found {version}. '
-            'tools/setup_mmaction_v1.sh makes an environment for it'
+            'tools/setup/setup_mmaction_v1.sh makes an environment for it'
         )
     sys.path.insert(1, ROOT)
     return mmcv

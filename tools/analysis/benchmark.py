@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Time backbones side by side, or the training loop.
 
-    python tools/benchmark.py --compare none dnr plain --precision tf32 bf16
-    python tools/benchmark.py --e2e CONFIG
-    torchrun --nproc_per_node 2 tools/benchmark.py --launcher pytorch --e2e ...
+    python tools/analysis/benchmark.py --compare none dnr plain --precision tf32 bf16
+    python tools/analysis/benchmark.py --e2e CONFIG
+    torchrun --nproc_per_node 2 tools/analysis/benchmark.py --launcher pytorch --e2e ...
 
 Backbones: none is the BatchNorm ResNet; dnr is ResNet_DNR; plain is it with
 backend='plain'; torchvision is torchvision's ResNet without pooling and
@@ -49,8 +49,8 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 from hosts import HostError, run  # noqa: E402
 from hosts.checks import check_out  # noqa: E402

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Draw how the ratio to the reference grows, from tools/benchmark.py's files.
+"""Draw how the ratio to the reference grows, from tools/analysis/benchmark.py's files.
 
-    python tools/plot_benchmark.py results/*.json --out ratio.svg
+    python tools/analysis/plot_benchmark.py results/*.json --out ratio.svg
 
 A panel for each of frames, groups, clips, depth and size that varies; in it,
 the others have the value that most measurements have. A line for each
@@ -18,7 +18,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from plotting import PlotError, plt, save
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from analysis.plotting import PlotError, plt, save  # noqa: E402
 
 PANELS = ('frames', 'groups', 'clips', 'depth', 'size')
 LINES = ('backbone', 'mode', 'precision', 'layout', 'compile', 'device')
@@ -26,7 +28,7 @@ TARGETS = (1.0, 1.1)
 
 
 def read(path):
-    """The ratios in a file of tools/benchmark.py.
+    """The ratios in a file of tools/analysis/benchmark.py.
 
     Args:
         path (str): the file.
@@ -49,9 +51,9 @@ def read(path):
     kind = content.get('benchmark') if isinstance(content, dict) else None
     if kind != 'backbones':
         raise PlotError(
-            f'{path} has no ratios: it is of tools/benchmark.py --e2e'
+            f'{path} has no ratios: it is of tools/analysis/benchmark.py --e2e'
             if kind == 'training'
-            else f'{path} was not written by tools/benchmark.py'
+            else f'{path} was not written by tools/analysis/benchmark.py'
         )
     reference, device = content['reference'], content['device']
     points = [
@@ -158,7 +160,10 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        'files', nargs='+', metavar='JSON', help='written by tools/benchmark.py'
+        'files',
+        nargs='+',
+        metavar='JSON',
+        help='written by tools/analysis/benchmark.py',
     )
     parser.add_argument('--out', required=True, metavar='FILE.svg', help='the figure')
     args = parser.parse_args()

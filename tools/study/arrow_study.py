@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """The arrow-of-time study: train, test and evaluate all of its runs.
 
-    python tools/make_arrow_dataset.py data/arrow112 \\
+    python tools/data/make_arrow_dataset.py data/arrow112 \\
         --train 300 --val 20 --test 100
-    python tools/arrow_study.py --jobs 4 --time-limit 540
+    python tools/study/arrow_study.py --jobs 4 --time-limit 540
 
 A run is a config of configs/arrow with a batch size, a number of groups and a
 seed, and is named after these: both_b8_g4_s0. The runs are the four configs
@@ -88,15 +88,20 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
-from benchmark import count, describe_run, first_line, write_json  # noqa: E402
+from analysis.benchmark import (  # noqa: E402
+    count,
+    describe_run,
+    first_line,
+    write_json,
+)
 from hosts import HostError, mmaction2, run  # noqa: E402
 from hosts.checks import fill_model, read_checkpoint  # noqa: E402
-from recalibrate_norm import (
+from recalibrate_norm import (  # noqa: E402
     choose_norms,
-    estimate,  # noqa: E402
+    estimate,
     replace_statistics,
 )
 
@@ -284,7 +289,7 @@ def make_plan(run, args):
     except OSError as error:
         raise HostError(
             f'cannot read {error.filename}: {error.strerror}. Make the data '
-            f'first: tools/make_arrow_dataset.py {data}'
+            f'first: tools/data/make_arrow_dataset.py {data}'
         ) from error
     classes = v1.model.cls_head.num_classes
     if len(settings['classes']) != classes:

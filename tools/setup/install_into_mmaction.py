@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Put ResNet_DNR and its configs into a checkout of mmaction v1.
 
-    tools/install_into_mmaction.py PATH              install or upgrade
-    tools/install_into_mmaction.py PATH --check      report, change nothing
-    tools/install_into_mmaction.py PATH --uninstall  take it out again
+    tools/setup/install_into_mmaction.py PATH              install or upgrade
+    tools/setup/install_into_mmaction.py PATH --check      report, change nothing
+    tools/setup/install_into_mmaction.py PATH --uninstall  take it out again
 
 What goes where:
   resnet_dnr.py    into mmaction/models/tenons/backbones/
@@ -37,11 +37,12 @@ import shutil
 import sys
 from pathlib import Path
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 BACKBONES = 'mmaction/models/tenons/backbones/'
 INIT = BACKBONES + '__init__.py'
 IMPORT = b'from .resnet_dnr import ResNet_DNR'
 ENTRY = b"    'ResNet_DNR',"
+# Stays as the first version wrote it, so that copies of then are known.
 STAMP = b'# Installed by tools/install_into_mmaction.py of ResNet-DNR: '
 
 CONFIG = 'configs/DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'

@@ -1,4 +1,4 @@
-"""tools/make_arrow_dataset.py: what it writes, and that only order tells."""
+"""tools/data/make_arrow_dataset.py: what it writes, and that only order tells."""
 
 import hashlib
 import importlib.util
@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 
-SCRIPT = Path(__file__).parents[1] / 'tools' / 'make_arrow_dataset.py'
+SCRIPT = ROOT / 'tools' / 'data' / 'make_arrow_dataset.py'
 SMALL = '--pairs 2 --train 3 --val 2 --test 1 --size 32'.split()
 
 spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
@@ -26,8 +26,7 @@ spec.loader.exec_module(arrow)
 def make(out, *args, **kwargs):
     return subprocess.run(
         [sys.executable, str(SCRIPT), str(out), *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         **kwargs,
     )

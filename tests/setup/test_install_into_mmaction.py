@@ -1,4 +1,4 @@
-"""tools/install_into_mmaction.py, run as a user runs it.
+"""tools/setup/install_into_mmaction.py, run as a user runs it.
 
 A miniature package with the registry rules of mmaction v1 stands in for the
 checkout, and a copy of this repository's files for ours, so that a test can
@@ -9,12 +9,10 @@ import resource
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import V1_CHECKOUT
+from conftest import ROOT, V1_CHECKOUT
 
-REPO = Path(__file__).resolve().parent.parent
 BACKBONES = 'mmaction/models/tenons/backbones/'
 INIT = BACKBONES + '__init__.py'
 CONFIG = 'configs/DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
@@ -83,9 +81,9 @@ def edit(path, old, new):
 def ours(tmp_path):
     """A copy of our files, with one config more, in a folder."""
     root = tmp_path / 'ours'
-    for name in ('tools/install_into_mmaction.py', 'resnet_dnr.py', CONFIG):
+    for name in ('tools/setup/install_into_mmaction.py', 'resnet_dnr.py', CONFIG):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REPO / name, root / name)
+        shutil.copy(ROOT / name, root / name)
     (root / 'configs/DNR/more').mkdir(parents=True)
     (root / 'configs/DNR/more/small.py').write_text('model = dict()\n')
     return root
@@ -116,7 +114,9 @@ def script(ours, checkout):
 
     def run(*options, path=checkout, code=0, **kwargs):
         return execute(
-            [ours / 'tools/install_into_mmaction.py', path, *options], code, **kwargs
+            [ours / 'tools/setup/install_into_mmaction.py', path, *options],
+            code,
+            **kwargs,
         )
 
     return run
@@ -481,7 +481,7 @@ def test_a_failure_in_the_middle_is_rolled_back(script, ours, checkout, options,
         for path in [ours / 'resnet_dnr.py', *ours.glob('configs/**/*.py')]:
             path.write_text(path.read_text() + 'newer = True\n')
     before = snapshot(checkout)
-    command = [ours / 'tools/install_into_mmaction.py', checkout, *options]
+    command = [ours / 'tools/setup/install_into_mmaction.py', checkout, *options]
     out = execute(['-c', BREAK, nth, *command], code=1)
     assert 'Read-only file system. The checkout is as it was before' in out
     assert snapshot(checkout) == before
@@ -492,7 +492,7 @@ def test_a_failure_in_the_middle_is_rolled_back(script, ours, checkout, options,
     not V1_CHECKOUT,
     reason=(
         'needs a checkout of mmaction v1: MMACTION_ROOT=/path/to/mmaction '
-        './tools/run_tests.sh tests/test_install_into_mmaction.py'
+        './tools/run_tests.sh tests/setup/test_install_into_mmaction.py'
     ),
 )
 def test_git_status_of_a_real_checkout(tmp_path):
@@ -517,7 +517,7 @@ def test_git_status_of_a_real_checkout(tmp_path):
         symlinks=True,
         ignore=shutil.ignore_patterns('.git', '__pycache__', 'data', 'work_dirs'),
     )
-    script = REPO / 'tools/install_into_mmaction.py'
+    script = ROOT / 'tools/setup/install_into_mmaction.py'
     # The checkout that is named may have it installed already.
     execute([script, root, '--uninstall'])
     git('init', '-q')
@@ -527,11 +527,11 @@ def test_git_status_of_a_real_checkout(tmp_path):
     ignored = status()  # such as version.py
 
     execute([script, root])
-    configs = REPO.glob('configs/**/*.py')
+    configs = ROOT.glob('configs/**/*.py')
     assert status() == {
         ' M ' + INIT,
         f'?? {BACKBONES}resnet_dnr.py',
-        *(f'?? {path.relative_to(REPO).as_posix()}' for path in configs),
+        *(f'?? {path.relative_to(ROOT).as_posix()}' for path in configs),
     }
     assert git('diff', '--numstat').split() == ['2', '0', INIT]
     execute([script, root, '--check'])

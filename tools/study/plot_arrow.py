@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Draw the arrow-of-time study, and write it into the README.
 
-    python tools/plot_arrow.py
+    python tools/study/plot_arrow.py
 
-From the files that tools/arrow_study.py left in --results and nothing else:
+From the files that tools/study/arrow_study.py left in --results and nothing else:
 
     ASSETS/arrow_curves.svg      validation accuracy by epoch
     ASSETS/arrow_ablation.svg    top-1, pair and order accuracy of the configs
@@ -29,9 +29,12 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from plotting import PlotError, plt, save
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tools'))
+
+from analysis.plotting import PlotError, plt, save  # noqa: E402
+
 CONFIGS = {'both': 'C0', 'cross_temporal': 'C1', 'cross_layer': 'C2', 'none': 'C7'}
 FIGURES = {'top1': 'top-1', 'pair': 'pair', 'order': 'order in the pair'}
 MODES = {
@@ -50,6 +53,7 @@ MODE_COLOURS = {
 }
 BATCH, GROUPS = 8, 4  # of configs/arrow/recipe.py
 CHANNELS = 5  # of the relay, that are drawn
+# As they stand in README.md, with the path of before.
 BEGIN = '<!-- written by tools/plot_arrow.py: begin -->'
 END = '<!-- written by tools/plot_arrow.py: end -->'
 STYLE = {
@@ -66,7 +70,7 @@ def read(folder):
     """The runs of a study, and its relay.
 
     Args:
-        folder (Path): --out of tools/arrow_study.py.
+        folder (Path): --out of tools/study/arrow_study.py.
 
     Returns:
         tuple: a dict from (config, batch, groups) to the content of its
@@ -84,11 +88,11 @@ def read(folder):
         except (OSError, ValueError) as error:
             raise PlotError(f'cannot read {path}: {error}') from error
         if not isinstance(content, dict) or content.get('study') != 'arrow':
-            raise PlotError(f'{path} was not written by tools/arrow_study.py')
+            raise PlotError(f'{path} was not written by tools/study/arrow_study.py')
         contents[path.stem] = content
     relay = contents.pop('relay', None)
     if not contents:
-        raise PlotError(f'{folder} has no results: run tools/arrow_study.py')
+        raise PlotError(f'{folder} has no results: run tools/study/arrow_study.py')
     runs = defaultdict(list)
     for content in contents.values():
         run = content['run']

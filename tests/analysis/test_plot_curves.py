@@ -1,4 +1,4 @@
-"""tools/plot_curves.py and plotting.py, on logs as both hosts write them."""
+"""tools/analysis/plot_curves.py and its plotting.py, on both hosts' logs."""
 
 import errno
 import json
@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-import plot_curves
 import pytest
+from analysis import plot_curves
+from conftest import ROOT
 from matplotlib.figure import Figure
 
-SCRIPT = str(Path(__file__).resolve().parents[1] / 'tools/plot_curves.py')
+SCRIPT = str(ROOT / 'tools/analysis/plot_curves.py')
 
 
 def write(path, rows):

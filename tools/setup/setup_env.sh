@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make the environment .venv with what tools/requirements.txt pins.
+# Make the environment .venv with what tools/setup/requirements.txt pins.
 # A second run does nothing; a run that was cut short is taken up again.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 fail() {
     echo "error: $*" >&2
@@ -12,7 +12,7 @@ fail() {
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null ||
     fail "'$python' is no Python 3.9 or newer; name one with PYTHON=..."
-wanted=$(cat tools/requirements.txt tools/setup_env.sh | cksum)
+wanted=$(cat tools/setup/requirements.txt tools/setup/setup_env.sh | cksum)
 if [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -25,10 +25,10 @@ pip=(.venv/bin/python -m pip --disable-pip-version-check install)
 # torch with its own choice of dependencies: CPU, or CUDA's packages.
 # The rest is pinned whole, and without dependencies: mmengine, mmcv-lite and
 # mmaction2 each ask for an OpenCV build of their own that needs libGL.
-if "${pip[@]}" -r <(grep '^torch==' tools/requirements.txt) &&
-    "${pip[@]}" --quiet --no-deps -r <(grep -v '^torch==' tools/requirements.txt); then
+if "${pip[@]}" -r <(grep '^torch==' tools/setup/requirements.txt) &&
+    "${pip[@]}" --quiet --no-deps -r <(grep -v '^torch==' tools/setup/requirements.txt); then
     echo "$wanted" > .venv/installed
 else
-    fail "pip could not install what is pinned in tools/requirements.txt;" \
+    fail "pip could not install what is pinned in tools/setup/requirements.txt;" \
         "see above (network? disk?), then run this again"
 fi

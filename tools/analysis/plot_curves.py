@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw loss and accuracy of trainings, from the logs in their work folders.
 
-    python tools/plot_curves.py work_dirs/A work_dirs/B --out curves.svg
+    python tools/analysis/plot_curves.py work_dirs/A work_dirs/B --out curves.svg
 
 Left, the training loss over iterations; right, the top-1 accuracy of
 --validate over epochs, where a run has it. A line a run, named after its
@@ -27,7 +27,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from plotting import PlotError, plt, save
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from analysis.plotting import PlotError, plt, save  # noqa: E402
 
 # mmaction2's, mmaction v1's, and that of mmcv 1.x with mmaction2 0.x.
 ACCURACIES = ('acc/top1', 'top1 acc', 'top1_acc')

@@ -38,7 +38,8 @@ from resnet_dnr import (
 os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
 
 ON_CUDA = (
-    'no CUDA here; on a machine with a GPU: ./tools/run_tests.sh tests/test_backends.py'
+    'no CUDA here; on a machine with a GPU: '
+    './tools/run_tests.sh tests/test_resnet_dnr_fused.py'
 )
 CUDA = pytest.param(
     'cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason=ON_CUDA)

@@ -1,4 +1,4 @@
-"""tools/arrow_study.py and plot_arrow.py: a small study, on a CPU.
+"""tools/study/arrow_study.py and plot_arrow.py: a small study, on a CPU.
 
 ResNet-18 on 32 x 32 clips of two pairs, both against none, one seed; in real
 processes, interrupted once and gone on with.
@@ -15,17 +15,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from xml.etree import ElementTree
 
-import arrow_study
 import numpy as np
-import plot_arrow
 import pytest
 import torch
+from conftest import ROOT
 from hosts import HostError
+from study import arrow_study, plot_arrow
 
-ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
 ENV = dict(os.environ, CUDA_VISIBLE_DEVICES='')
 ENV.pop('MMACTION_ROOT', None)
@@ -88,7 +86,7 @@ def data(tmp_path_factory):
     """A folder with data/small."""
     folder = tmp_path_factory.mktemp('study')
     run(
-        TOOLS / 'make_arrow_dataset.py',
+        TOOLS / 'data/make_arrow_dataset.py',
         'data/small',
         '--pairs',
         2,
@@ -109,7 +107,9 @@ def data(tmp_path_factory):
 def interrupted(data):
     """The folder after a study that was stopped in the second epoch."""
     work = data / 'work_dirs/arrow'
-    process = start(TOOLS / 'arrow_study.py', '--only', BOTH, NONE, *SMALL, cwd=data)
+    process = start(
+        TOOLS / 'study/arrow_study.py', '--only', BOTH, NONE, *SMALL, cwd=data
+    )
     until = time.monotonic() + 200
     try:
         while not all((work / name / 'epoch_1.pth').exists() for name in (BOTH, NONE)):
@@ -132,7 +132,14 @@ def small(interrupted):
     broken.mkdir()
     (broken / 'epoch_1.pth').write_text('no checkpoint')
     output = run(
-        TOOLS / 'arrow_study.py', '--only', BOTH, NONE, BROKEN, *SMALL, cwd=data, code=1
+        TOOLS / 'study/arrow_study.py',
+        '--only',
+        BOTH,
+        NONE,
+        BROKEN,
+        *SMALL,
+        cwd=data,
+        code=1,
     )
     return data, output
 
@@ -219,7 +226,7 @@ def test_wrong_running_statistics_are_estimated_anew(small, tmp_path):
             value += 1
     torch.save(checkpoint, work / 'epoch_3.pth')
     (work / 'results.pkl').unlink()  # to test it again
-    run(TOOLS / 'arrow_study.py', '--only', BOTH, *SMALL, cwd=tmp_path)
+    run(TOOLS / 'study/arrow_study.py', '--only', BOTH, *SMALL, cwd=tmp_path)
     modes = result(tmp_path, BOTH)['evaluation']
     right = result(folder, BOTH)['evaluation']
     assert modes['grouped']['top1'] < right['grouped']['top1'] - 0.2
@@ -267,7 +274,9 @@ def test_finished_runs_are_skipped(small):
     folder, _ = small
     path = folder / f'results/arrow/{BOTH}.json'
     before = path.stat().st_mtime_ns
-    output = run(TOOLS / 'arrow_study.py', '--only', BOTH, NONE, *SMALL, cwd=folder)
+    output = run(
+        TOOLS / 'study/arrow_study.py', '--only', BOTH, NONE, *SMALL, cwd=folder
+    )
     assert '2 of 2 runs are there' in output
     assert path.stat().st_mtime_ns == before
 
@@ -275,7 +284,7 @@ def test_finished_runs_are_skipped(small):
 def test_other_settings_do_not_mix(small):
     folder, _ = small
     output = run(
-        TOOLS / 'arrow_study.py',
+        TOOLS / 'study/arrow_study.py',
         '--only',
         BOTH,
         *SMALL,
@@ -291,7 +300,7 @@ def test_other_settings_do_not_mix(small):
 
 def test_time_limit(data):
     output = run(
-        TOOLS / 'arrow_study.py',
+        TOOLS / 'study/arrow_study.py',
         '--only',
         NONE,
         '--time-limit',
@@ -320,7 +329,7 @@ def make_plans(monkeypatch, folder, *options):
         ('model.cls_head.num_classes=6', 'num_classes=6, but data/small has 4'),
         (
             'data.test.ann_file=data/none/test.txt',
-            'Make the data first: tools/make_arrow_dataset.py data/none',
+            'Make the data first: tools/data/make_arrow_dataset.py data/none',
         ),
         ('optimizer.type=Nothing', 'is no optimizer'),
         ('nothing=1', 'none.py has no nothing'),
@@ -334,7 +343,7 @@ def test_faults_of_a_config(data, monkeypatch, option, text):
 
 def test_faults_come_before_any_run(data):
     output = run(
-        TOOLS / 'arrow_study.py',
+        TOOLS / 'study/arrow_study.py',
         '--out',
         'new',
         '--only',
@@ -403,7 +412,7 @@ def draw(results, folder, code=0, readme=README):
     folder.mkdir(exist_ok=True)
     (folder / 'README.md').write_text(readme)
     return run(
-        TOOLS / 'plot_arrow.py',
+        TOOLS / 'study/plot_arrow.py',
         '--results',
         results,
         '--assets',
@@ -453,7 +462,7 @@ def test_table_is_of_means_and_deviations(small):
 
 def test_plot_faults(small, tmp_path):
     results = small[0] / 'results/arrow'
-    assert 'has no results: run tools/arrow_study.py' in draw(
+    assert 'has no results: run tools/study/arrow_study.py' in draw(
         tmp_path / 'nothing', tmp_path / 'a', code=1
     )
     output = draw(results, tmp_path / 'b', code=1, readme='no markers')
@@ -476,6 +485,6 @@ def test_plot_faults(small, tmp_path):
     (mixed / 'other.json').write_text(json.dumps(other))
     draw(mixed, tmp_path / 'c')
     (mixed / 'other.json').write_text('{}')
-    assert 'was not written by tools/arrow_study.py' in draw(
+    assert 'was not written by tools/study/arrow_study.py' in draw(
         mixed, tmp_path / 'd', code=1
     )

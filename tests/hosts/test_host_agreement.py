@@ -11,24 +11,22 @@ import pickle
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import V1_CHECKOUT
+from conftest import ROOT, V1_CHECKOUT
 
 from resnet_dnr import ResNet_DNR
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
 V1_PYTHON = ROOT / '.venv-v1' / 'bin' / 'python'
 pytestmark = pytest.mark.skipif(
     not (V1_CHECKOUT and V1_PYTHON.exists()),
     reason='needs a checkout of mmaction v1 and its environment: '
-    'tools/setup_mmaction_v1.sh CHECKOUT, then MMACTION_ROOT=CHECKOUT '
-    './tools/run_tests.sh tests/test_host_agreement.py',
+    'tools/setup/setup_mmaction_v1.sh CHECKOUT, then MMACTION_ROOT=CHECKOUT '
+    './tools/run_tests.sh tests/hosts/test_host_agreement.py',
 )
 
 # (frames, width, height): among them shorter than the 64 frames of a segment,

@@ -192,7 +192,8 @@ def test_full_batches(monkeypatch, videos, batch, processes):
     seen = []
     for rank in range(processes):
         monkeypatch.setattr(
-            'mmengine.dataset.sampler.get_dist_info', lambda: (rank, processes)
+            'mmengine.dataset.sampler.get_dist_info',
+            lambda rank=rank: (rank, processes),
         )
         sampler = FullBatchSampler(range(videos), batch, seed=0)
         indices = list(sampler)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up mmaction v1 with ResNet_DNR on today's PyTorch, and tries it.
 #
-#   tools/setup_mmaction_v1.sh [CHECKOUT]
+#   tools/setup/setup_mmaction_v1.sh [CHECKOUT]
 #
 # Makes the environment .venv-v1, installs ResNet_DNR and its configs into the
 # checkout of mmaction v1 (without CHECKOUT, clones one to mmaction-v1), then
@@ -29,7 +29,7 @@ if [ $# = 1 ]; then
     [ -d "$1" ] || fail "there is no folder $1"
     checkout=$(cd "$1" && pwd)
 fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 repo=$PWD
 venv=$repo/.venv-v1
 python=${PYTHON:-python3}
@@ -49,7 +49,7 @@ if [ -z "${checkout:-}" ]; then
         { GIT_TERMINAL_PROMPT=0 git clone "$URL" "$unfinished" &&
             git -C "$unfinished" checkout -q --detach "$COMMIT"; } || fail \
             "could not clone $URL; nothing is left of it. Where you have" \
-            'mmaction v1 already: tools/setup_mmaction_v1.sh CHECKOUT'
+            'mmaction v1 already: tools/setup/setup_mmaction_v1.sh CHECKOUT'
         mv "$unfinished" "$checkout"
         unfinished=
     fi
@@ -60,7 +60,7 @@ fi
 echo "$checkout"
 
 echo '== 2/4 environment'
-wanted=$(cat tools/requirements-v1.txt; echo "mmcv==$MMCV")
+wanted=$(cat tools/setup/requirements-v1.txt; echo "mmcv==$MMCV")
 if [ "$(cat "$venv/complete" 2> /dev/null)" != "$wanted" ] ||
     ! "$venv/bin/python" -c ''; then
     "$python" -c 'import sys
@@ -71,8 +71,8 @@ sys.exit(not (3, 10) <= sys.version_info < (3, 14))' ||
     undone="; $venv is removed again. The message above says why"
     "$python" -m venv "$venv" || fail "could not make an environment$undone"
     pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-    pip install -r tools/requirements-v1.txt ||
-        fail "could not install tools/requirements-v1.txt$undone"
+    pip install -r tools/setup/requirements-v1.txt ||
+        fail "could not install tools/setup/requirements-v1.txt$undone"
     # A wheel from pip's cache may name the other OpenCV as its need.
     MMCV_WITH_OPS=0 pip install --no-build-isolation --no-deps \
         --no-cache-dir "mmcv==$MMCV" ||
@@ -83,14 +83,14 @@ fi
 echo "$venv"
 
 echo '== 3/4 ResNet_DNR'
-"$venv/bin/python" tools/install_into_mmaction.py "$checkout" |
+"$venv/bin/python" tools/setup/install_into_mmaction.py "$checkout" |
     sed '/^Next/,$d'
 
 echo '== 4/4 trial: an epoch on a few generated clips, then a test'
 trial=$(mktemp -d)
 unfinished=$trial
 export MMACTION_ROOT=$checkout PYTHON=$venv/bin/python
-"$PYTHON" tools/make_arrow_dataset.py "$trial/data" --pairs 2 --size 32 \
+"$PYTHON" tools/data/make_arrow_dataset.py "$trial/data" --pairs 2 --size 32 \
     --train 8 --val 2 --test 3
 gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')
 processes=$((gpus == 1 ? 1 : 2))  # two cannot share a GPU over NCCL

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The arrow-of-time study from nothing: makes the clips, trains, tests and
 # evaluates all runs, and draws them. Stopped, it goes on when called again.
-# Takes --jobs, --time-limit and --commit of tools/arrow_study.py.
+# Takes --jobs, --time-limit and --commit of tools/study/arrow_study.py.
 # PYTHON names the interpreter; without it, .venv is installed and used.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 unset MMACTION_ROOT PYTHONPATH  # this is the mmaction2 host's way
 
 for argument in "$@"; do
@@ -18,10 +18,10 @@ for argument in "$@"; do
 done
 
 if [ -z "${PYTHON:-}" ]; then
-    tools/setup_env.sh
+    tools/setup/setup_env.sh
     PYTHON=$PWD/.venv/bin/python
 fi
-"$PYTHON" tools/make_arrow_dataset.py data/arrow112 \
+"$PYTHON" tools/data/make_arrow_dataset.py data/arrow112 \
     --train 300 --val 20 --test 100
-"$PYTHON" tools/arrow_study.py "$@"
-"$PYTHON" tools/plot_arrow.py
+"$PYTHON" tools/study/arrow_study.py "$@"
+"$PYTHON" tools/study/plot_arrow.py

@@ -2,12 +2,12 @@
 
 import math
 import random
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hosts import HostError
 from hosts.mmaction2 import IMPORTS, load_config, translate
 from mmengine.config import Config
@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
+CONFIGS = ROOT / 'configs'
 KINETICS = str(CONFIGS / 'DNR_resnet50_kinetics400_rgb_seg1_f8s8.py')
 DEMO = str(CONFIGS / 'DNR_resnet18_arrow_demo.py')
 

@@ -3,7 +3,7 @@
 The second half runs real processes on a real checkout of mmaction v1:
 
     MMACTION_ROOT=/path/to/mmaction .venv-v1/bin/python -m pytest \
-        tests/test_mmaction_v1_host.py
+        tests/hosts/test_mmaction_v1_host.py
 """
 
 import collections
@@ -17,14 +17,11 @@ import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import V1_CHECKOUT
-
-ROOT = Path(__file__).resolve().parents[1]
+from conftest import ROOT, V1_CHECKOUT
 
 
 def mmcv_version():
@@ -38,7 +35,7 @@ needs_v1 = pytest.mark.skipif(
     not (V1_CHECKOUT and mmcv_version().startswith('1.')),
     reason='needs a checkout of mmaction v1 and its environment: '
     'MMACTION_ROOT=/path/to/mmaction .venv-v1/bin/python -m pytest '
-    'tests/test_mmaction_v1_host.py',
+    'tests/hosts/test_mmaction_v1_host.py',
 )
 
 
@@ -168,11 +165,11 @@ def test_the_missing_submodule(fixes, checkout):
 
 
 def setup_script(tmp_path, *args, **env):
-    """Run tools/setup_mmaction_v1.sh in a copy of the repository."""
+    """Run tools/setup/setup_mmaction_v1.sh in a copy of the repository."""
     copy = tmp_path / 'copy'
     shutil.copytree(ROOT / 'tools', copy / 'tools', dirs_exist_ok=True)
     run = subprocess.run(
-        [str(copy / 'tools/setup_mmaction_v1.sh'), *map(str, args)],
+        [str(copy / 'tools/setup/setup_mmaction_v1.sh'), *map(str, args)],
         env={**os.environ, **env},
         text=True,
         capture_output=True,
@@ -202,7 +199,7 @@ def test_setup_where_a_download_is_refused(tmp_path, checkout):
         PIP_INDEX_URL='http://127.0.0.1:9/',
     )
     assert run.returncode == 1
-    assert 'could not install tools/requirements-v1.txt' in run.stderr
+    assert 'could not install tools/setup/requirements-v1.txt' in run.stderr
     assert left == ['tools']
 
 

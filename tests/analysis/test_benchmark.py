@@ -1,4 +1,4 @@
-"""tools/benchmark.py and tools/plot_benchmark.py, real processes on a CPU."""
+"""tools/analysis/benchmark.py and plot_benchmark.py, real processes on a CPU."""
 
 import contextlib
 import functools
@@ -8,17 +8,16 @@ import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
-import benchmark
 import pytest
 import torch
+from analysis import benchmark
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py')
-BENCHMARK = str(ROOT / 'tools' / 'benchmark.py')
-PLOT = str(ROOT / 'tools' / 'plot_benchmark.py')
+BENCHMARK = str(ROOT / 'tools' / 'analysis' / 'benchmark.py')
+PLOT = str(ROOT / 'tools' / 'analysis' / 'plot_benchmark.py')
 ENV = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
 ENV.pop('MMACTION_ROOT', None)
 SMALL = [
@@ -454,7 +453,7 @@ def data(tmp_path_factory):
     """A folder with data/arrow: 4 classes, 16, 4 and 4 clips."""
     folder = tmp_path_factory.mktemp('run')
     run(
-        ROOT / 'tools' / 'make_arrow_dataset.py',
+        ROOT / 'tools' / 'data' / 'make_arrow_dataset.py',
         'data/arrow',
         '--pairs',
         2,
@@ -583,14 +582,14 @@ def speed_rows():
                 f'| {dnr["ratio"]:.2f} |',
             )
 
-    for row, none, dnr, setting, times in rows('h200_training_step'):
+    for _, none, dnr, setting, times in rows('h200_training_step'):
         busy, peak = 'device_busy_ms', 'peak_gib'
         yield (
             f'| {setting} {times} {none[busy]:.1f} and {dnr[busy]:.1f} '
             f'| {dnr[busy] / none[busy]:.2f} '
             f'| {dnr[peak] / none[peak]:.2f} |'
         )
-    for row, none, dnr, setting, times in rows('h200_compiled'):
+    for row, _, _, setting, times in rows('h200_compiled'):
         yield f'| {setting} `{row["compile"]}` | {times}'
 
 

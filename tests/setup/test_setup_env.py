@@ -1,26 +1,25 @@
-"""tools/setup_env.sh: what a stranger meets when something is missing."""
+"""tools/setup/setup_env.sh: what a stranger meets when something is missing."""
 
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from conftest import ROOT
 
 
 @pytest.fixture
 def clone(tmp_path):
-    (tmp_path / 'tools').mkdir()
+    folder = tmp_path / 'tools/setup'
+    folder.mkdir(parents=True)
     for name in ('setup_env.sh', 'requirements.txt'):
-        shutil.copy(ROOT / 'tools' / name, tmp_path / 'tools')
+        shutil.copy(ROOT / 'tools/setup' / name, folder)
     return tmp_path
 
 
 def setup(clone, **env):
     result = subprocess.run(
-        [clone / 'tools' / 'setup_env.sh'],
+        [clone / 'tools/setup/setup_env.sh'],
         env={**os.environ, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -42,7 +41,7 @@ def test_no_network(clone):
 def test_done_before(clone):
     """Nothing is done twice, but for other pins."""
     wanted = subprocess.run(
-        'cat tools/requirements.txt tools/setup_env.sh | cksum',
+        'cat tools/setup/requirements.txt tools/setup/setup_env.sh | cksum',
         shell=True,
         cwd=clone,
         stdout=subprocess.PIPE,
@@ -51,7 +50,7 @@ def test_done_before(clone):
     (clone / '.venv').mkdir()
     (clone / '.venv' / 'installed').write_text(wanted)
     assert setup(clone) == (0, '')
-    with open(clone / 'tools' / 'requirements.txt', 'a') as pins:
+    with open(clone / 'tools/setup/requirements.txt', 'a') as pins:
         pins.write('one-more==1.0\n')
     assert setup(clone, PYTHON='false')[0] == 1
 
@@ -72,7 +71,7 @@ def test_pins_are_complete():
     from packaging.utils import canonicalize_name
 
     pinned = {}
-    for line in (ROOT / 'tools/requirements.txt').read_text().splitlines():
+    for line in (ROOT / 'tools/setup/requirements.txt').read_text().splitlines():
         line = line.split('#')[0].strip()
         if line:
             requirement = Requirement(line)
