@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from hosts import HostError, mmaction2  # noqa: E402
-from hosts.mmaction2_components import write_whole  # noqa: E402
+from whole_files import write_whole  # noqa: E402
 
 MARK = "in mmaction v1's schema, as a native mmaction2 config"
 HEADER = f"""\
@@ -49,7 +49,7 @@ def main():
         header = HEADER.format(
             source=Path(args.config).name, root=ROOT, out=os.path.abspath(args.out)
         )
-        write_whole(args.out, (header + cfg.pretty_text).encode())
+        write_whole(args.out, header + cfg.pretty_text)
     except (HostError, OSError) as error:
         sys.exit(f'error: {error}')
     print(f'wrote {args.out}')

@@ -14,7 +14,6 @@ from hosts.mmaction2_components import (
     V1Results,
     V1SampleFrames,
     WholeFileBackend,
-    write_whole,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -235,9 +234,9 @@ def test_results_softmax(tmp_path, capsys):
     assert pickle.loads(out.read_bytes())[0].tolist() == [[3, 1, 0]]
 
 
-def test_write_whole(tmp_path, monkeypatch):
+def test_checkpoints_are_written_whole(tmp_path, monkeypatch):
     path = tmp_path / 'file'
-    write_whole(str(path), b'old')
+    WholeFileBackend().put(b'old', path)
 
     def full(descriptor):
         raise OSError(28, 'No space left on device')

@@ -15,10 +15,11 @@ import os.path as osp
 import warnings
 
 import torch
+from checkpoint_files import fill_model, read_checkpoint
 from mmengine.config import Config, DictAction
 
 from . import HostError
-from .checks import check_clips, check_out, fill_model, read_checkpoint
+from .checks import check_clips, check_out
 
 __all__ = [
     'DictAction',

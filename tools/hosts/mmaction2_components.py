@@ -30,6 +30,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
+from whole_files import write_whole
 
 from . import HostError
 
@@ -331,38 +332,12 @@ class PlainCheckpointHook(Hook):
                 scalars[name] = HistoryBuffer(*(values.numpy() for values in history))
 
 
-def write_whole(path, content):
-    """Write bytes to a temporary name beside path, then rename.
-
-    Args:
-        path (str): the file.
-        content (bytes): all of it.
-
-    Raises:
-        OSError: what failed, with path as its filename; path is as it was,
-            and nothing is left beside.
-    """
-    temporary = f'{path}.{os.getpid()}.tmp'
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = path
-        raise
-    finally:
-        if osp.exists(temporary):
-            os.remove(temporary)
-
-
 class WholeFileBackend(LocalBackend):
     """Local files, each written whole: a kill leaves no half checkpoint."""
 
     def put(self, obj, filepath):
         os.makedirs(osp.dirname(filepath) or '.', exist_ok=True)
-        write_whole(str(filepath), obj)
+        write_whole(filepath, obj)
 
 
 register_backend('whole_file', WholeFileBackend, force=True)

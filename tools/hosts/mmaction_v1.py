@@ -6,7 +6,6 @@ which imports the main script anew, gets the same. The guards, below, are for
 faults that v1 has on any stack.
 """
 
-import contextlib
 import functools
 import importlib.util
 import os
@@ -14,9 +13,11 @@ import subprocess
 import sys
 
 import torch.distributed as dist
+from checkpoint_files import fill_model, read_checkpoint, reason_of
+from whole_files import replacing
 
 from . import HostError, v1_fixes
-from .checks import check_clips, check_out, fill_model, read_checkpoint
+from .checks import check_clips, check_out
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ROOT = os.path.abspath(os.environ['MMACTION_ROOT'])
@@ -294,35 +295,23 @@ def guard_files():
     """Results and checkpoints cut short are files like any other."""
     from mmcv.runner import epoch_based_runner
 
-    mmcv.dump = whole(mmcv.dump)
-    epoch_based_runner.save_checkpoint = whole(epoch_based_runner.save_checkpoint)
+    dump, save = mmcv.dump, epoch_based_runner.save_checkpoint
 
-
-def whole(write):
-    """A function that writes to another name first, then renames.
-
-    Args:
-        write (callable): write(obj, file, ...), where file may be a path.
-
-    Returns:
-        callable: The same for other files than paths.
-    """
-
-    @functools.wraps(write)
-    def write_whole(obj, file=None, *args, **kwargs):
+    @functools.wraps(dump)
+    def dump_whole(obj, file=None, file_format=None, **kwargs):
         if not isinstance(file, str):
-            return write(obj, file, *args, **kwargs)
-        folder, name = os.path.split(file)
-        part = os.path.join(folder, f'.{os.getpid()}.{name}')
-        try:
-            result = write(obj, part, *args, **kwargs)
-            os.replace(part, file)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(part)
-        return result
+            return dump(obj, file, file_format, **kwargs)
+        # A temporary name has not the ending that tells dump the format.
+        file_format = file_format or file.rpartition('.')[2]
+        with replacing(file) as temporary:
+            return dump(obj, temporary, file_format, **kwargs)
 
-    return write_whole
+    @functools.wraps(save)
+    def save_whole(model, filename, *args, **kwargs):
+        with replacing(filename) as temporary:
+            return save(model, temporary, *args, **kwargs)
+
+    mmcv.dump, epoch_based_runner.save_checkpoint = dump_whole, save_whole
 
 
 def load_filled_checkpoint(model, filename, map_location=None):
@@ -350,11 +339,9 @@ def load_filled_checkpoint(model, filename, map_location=None):
         checkpoint = loader._load_checkpoint(filename, map_location)
         state = checkpoint.get('state_dict', checkpoint)
     except Exception as error:
-        # PyTorch's text is long and tells how to load it unsafely.
-        reason = str(error).split('WeightsUnpickler error: ')[-1]
-        reason = reason.split('\n')[0]
         raise HostError(
-            f'checkpoint {filename} cannot be read: {type(error).__name__}: {reason}'
+            f'checkpoint {filename} cannot be read: {type(error).__name__}: '
+            f'{reason_of(error)}'
         ) from error
     fill_model(model, state, filename)
     return checkpoint
