@@ -13,7 +13,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hosts import HostError, mmaction2  # noqa: E402
+from hosts import HostError  # noqa: E402
+from hosts.mmaction2_config import load_config, translate  # noqa: E402
+from mmengine.config import DictAction  # noqa: E402
 from whole_files import write_whole  # noqa: E402
 
 MARK = "in mmaction v1's schema, as a native mmaction2 config"
@@ -33,7 +35,7 @@ def main():
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=mmaction2.DictAction,
+        action=DictAction,
         metavar='KEY=VALUE',
         help='set values of the config first',
     )
@@ -43,9 +45,7 @@ def main():
             raise HostError(f'{args.out} should end in .py')
         if os.path.exists(args.out) and MARK not in open(args.out).readline():
             raise HostError(f'{args.out} exists and was not written by this script')
-        cfg = mmaction2.translate(
-            mmaction2.load_config(args.config, args.cfg_options), validate=True
-        )
+        cfg = translate(load_config(args.config, args.cfg_options), validate=True)
         header = HEADER.format(
             source=Path(args.config).name, root=ROOT, out=os.path.abspath(args.out)
         )

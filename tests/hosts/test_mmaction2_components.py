@@ -21,9 +21,15 @@ from mmaction.models import ActionDataPreprocessor
 from mmaction.structures import ActionDataSample
 
 
-def test_a_stacked_batch_is_normalized_like_a_list_of_clips():
+@pytest.mark.parametrize('to_rgb', [False, True])
+def test_a_stacked_batch_is_normalized_like_a_list_of_clips(to_rgb):
     clips = [torch.randint(256, (8, 3, 4, 5), dtype=torch.uint8) for _ in range(3)]
-    norm = dict(mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0], format_shape='NCHW')
+    norm = dict(
+        mean=[120.0, 110.0, 100.0],
+        std=[60.0, 50.0, 40.0],
+        to_rgb=to_rgb,
+        format_shape='NCHW',
+    )
     samples = [ActionDataSample() for _ in clips]
     expected = ActionDataPreprocessor(**norm)(dict(inputs=clips, data_samples=samples))[
         'inputs'
@@ -32,6 +38,17 @@ def test_a_stacked_batch_is_normalized_like_a_list_of_clips():
         got = V1Preprocessor(**norm)(dict(inputs=inputs, data_samples=samples))
         assert torch.equal(got['inputs'], expected)
         assert len(got['data_samples']) == 3
+
+
+def test_a_stacked_batch_is_not_stacked_again():
+    preprocess = V1Preprocessor(mean=[0.0] * 3, std=[1.0] * 3, to_rgb=True)
+    batch = torch.zeros(3, 8, 3, 4, 5, dtype=torch.uint8)
+    samples = [ActionDataSample() for _ in batch]
+    with torch.profiler.profile() as profiler:
+        preprocess(dict(inputs=batch, data_samples=samples), training=True)
+    names = {event.key for event in profiler.key_averages()}
+    assert 'aten::sub' in names
+    assert not names & {'aten::stack', 'aten::cat', 'aten::unbind'}
 
 
 def v1_frames(total, segments, length, step, shift, jitter, test_mode):

@@ -427,6 +427,37 @@ def test_resuming(work, trained):
 
 
 @needs_v1
+def test_once_read_and_once_built(work, trained):
+    """A resumed training reads its checkpoint, and builds its backbone, once."""
+    output = inside(
+        work,
+        """
+import argparse, sys, torch
+load, read, built = torch.load, [], []
+def counted_load(path, *args, **kwargs):
+    read.append(path)
+    return load(path, *args, **kwargs)
+torch.load = counted_load
+host.add_backbone()
+from mmaction.models import BACKBONES
+backbone = BACKBONES.module_dict['ResNet_DNR']
+init = backbone.__init__
+def counted_init(self, *args, **kwargs):
+    built.append(self)
+    init(self, *args, **kwargs)
+backbone.__init__ = counted_init
+host.train(argparse.Namespace(
+    config='config.py', work_dir='once', resume_from='work/epoch_2.pth',
+    validate=False, gpus=1, seed=None, launcher='none', cfg_options=None))
+print('read', read, 'built', len(built))
+""",
+    )
+    assert "read ['work/epoch_2.pth'] built 1" in output
+    assert (work / 'once/epoch_3.pth').is_file()
+    assert not (work / 'once/epoch_2.pth').is_file()
+
+
+@needs_v1
 def test_results_with_one_and_two_processes(work, trained):
     one = run(work, 'test', 1, 'config.py', 'work/epoch_3.pth', '--out', 'one.pkl')
     # Two tests at once, of names that v1 gives one temporary folder.
@@ -459,7 +490,7 @@ def test_results_with_one_and_two_processes(work, trained):
             'Top-5',
         ]
     assert not (work / 'tmp').exists()
-    assert not list(work.glob('.*.pkl'))
+    assert not list(work.glob('*.tmp'))
 
 
 @needs_v1

@@ -11,6 +11,7 @@ Both raise HostError for what a user can mend; checks.py has what they share.
 
 import os
 import sys
+import warnings
 
 
 class HostError(Exception):
@@ -28,6 +29,16 @@ def choose_host():
     else:
         from . import mmaction2 as host
     return host
+
+
+def ignore_torch_warnings():
+    """Silence what PyTorch 2.x says in every process about two calls of hosts.
+
+    Both do what the hosts want: broadcast_buffers=False (2.13) has no
+    equivalent yet, and barrier() uses the device that the host has set.
+    """
+    warnings.filterwarnings('ignore', '`broadcast_buffers` is deprecated')
+    warnings.filterwarnings('ignore', r'barrier\(\): using the device')
 
 
 def run(task, args):

@@ -30,6 +30,22 @@ def check_clips(split, data, backbone):
         )
 
 
+def check_gpus(args):
+    """A process trains on one GPU.
+
+    Args:
+        args (argparse.Namespace): launcher and gpus.
+
+    Raises:
+        HostError: it should train on several.
+    """
+    if args.launcher == 'none' and args.gpus != 1:
+        raise HostError(
+            f'--gpus {args.gpus} needs a process a GPU: '
+            f'tools/dist_train_recognizer.sh CONFIG {args.gpus}'
+        )
+
+
 def check_out(path, endings=('.pkl', '.pickle'), name='--out'):
     """Results can be written at path; its folder is made.
 

@@ -2,8 +2,8 @@
 
 Registered components for mmaction2 configs: data set, frame sampling and
 decoding, batch sampler, result metric, and checkpoints that hold plain data
-and are written whole. The translated configs of hosts/mmaction2.py name this
-module in ``custom_imports``.
+and are written whole. The native configs of mmaction2_config.py name this module
+in ``custom_imports``.
 """
 
 import os
@@ -33,6 +33,7 @@ from mmengine.logging import HistoryBuffer
 from whole_files import write_whole
 
 from . import HostError
+from .frame_indices import frame_indices
 
 
 @DATASETS.register_module()
@@ -96,22 +97,9 @@ class V1RawFrames(RawframeDataset):
 
 @TRANSFORMS.register_module()
 class V1SampleFrames(BaseTransform):
-    """Frame numbers by the rules of mmaction v1's RawFramesDataset.
+    """Adds ``frame_inds``, by the rule of :func:`frame_indices`.
 
-    ``frame_inds`` becomes an int array (num_segments * new_length,), counted
-    from 1, the frames of a segment together. Segments are new_length frames,
-    every new_step-th. Where a video is too short, its last reachable frame
-    stands for those beyond.
-
-    Args:
-        num_segments (int): segments a video.
-        new_length (int): frames a segment.
-        new_step (int): distance of a segment's frames.
-        random_shift (bool): place each segment at random in its part of the
-            video; otherwise in the middle. Not used with test_mode.
-        temporal_jitter (bool): shift each frame by up to new_step - 1.
-        test_mode (bool): the rule of testing, which differs from the middle
-            rule where a video is hardly longer than a segment.
+    Arguments are those of the function, without the video's length.
     """
 
     def __init__(
@@ -132,38 +120,16 @@ class V1SampleFrames(BaseTransform):
 
     def transform(self, results):
         """Add frame_inds to results, which has total_frames."""
-        total = results['total_frames']
-        span = self.new_length * self.new_step
-        places = total - span + 1  # where a segment can begin
-        if not self.test_mode and self.random_shift:
-            starts = self._random_starts(total, span, places)
-        else:
-            least = 0 if self.test_mode else self.num_segments
-            starts = np.zeros(self.num_segments, int)
-            if places > least:
-                tick = places / self.num_segments
-                starts = (tick / 2 + tick * np.arange(self.num_segments)).astype(int)
-        jitter = np.zeros(self.new_length, int)
-        if self.temporal_jitter:
-            jitter = np.random.randint(self.new_step, size=self.new_length)
-        frames = []
-        for frame in starts + 1:
-            for shift in jitter:
-                frames.append(frame + shift if frame + shift <= total else frame)
-                if frame + self.new_step < total:
-                    frame += self.new_step
-        results['frame_inds'] = np.array(frames)
+        results['frame_inds'] = frame_indices(
+            results['total_frames'],
+            self.num_segments,
+            self.new_length,
+            self.new_step,
+            self.random_shift,
+            self.temporal_jitter,
+            self.test_mode,
+        )
         return results
-
-    def _random_starts(self, total, span, places):
-        part = places // self.num_segments
-        if part > 0:
-            return np.arange(self.num_segments) * part + np.random.randint(
-                part, size=self.num_segments
-            )
-        if total > max(self.num_segments, span):
-            return np.sort(np.random.randint(places, size=self.num_segments))
-        return np.zeros(self.num_segments, int)
 
 
 @TRANSFORMS.register_module()
@@ -210,17 +176,30 @@ class V1Preprocessor(ActionDataPreprocessor):
     """Copies a batch to the model's device at once, and normalizes it there.
 
     ActionDataPreprocessor takes a list of clips and copies one after the
-    other, each when the device has finished what it does. Arguments are its.
-    The clips of a batch are of one size, as all crops of a config are.
+    other, each when the device has finished what it does, and stacks them.
+    This one also takes a batch that a data loader has stacked, as it is. The
+    clips of a batch are of one size, as all crops of a config are.
+
+    Args:
+        mean, std (sequence of float): a number a channel, in the order after
+            to_rgb.
+        to_rgb (bool): swap the channels, BGR to RGB, before normalizing.
+        format_shape (str): of the clips, 'NCHW'.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, mean, std, to_rgb=False, format_shape='NCHW'):
+        super().__init__(mean, std, to_rgb, format_shape=format_shape)
+        if format_shape != 'NCHW':
+            raise ValueError(f'format_shape={format_shape!r} should be NCHW')
         self._non_blocking = True  # ActionDataPreprocessor passes none on
 
     def preprocess(self, inputs, data_samples, training=False):
-        """inputs: clips, as a list or stacked, (clips, images, 3, H, W)."""
-        return super().preprocess(list(inputs), data_samples, training)
+        """inputs: clips, stacked or as a list, (clips, images, 3, H, W)."""
+        if not torch.is_tensor(inputs):
+            inputs = torch.stack(inputs)
+        if self.to_rgb:
+            inputs = inputs[:, :, [2, 1, 0]]
+        return (inputs - self.mean).div_(self.std), data_samples
 
 
 @DATA_SAMPLERS.register_module()

@@ -7,6 +7,7 @@ faults that v1 has on any stack.
 """
 
 import functools
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -17,7 +18,7 @@ from checkpoint_files import fill_model, read_checkpoint, reason_of
 from whole_files import replacing
 
 from . import HostError, v1_fixes
-from .checks import check_clips, check_out
+from .checks import check_clips, check_gpus, check_out
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ROOT = os.path.abspath(os.environ['MMACTION_ROOT'])
@@ -56,17 +57,17 @@ def train(args):
         args (argparse.Namespace): config, work_dir, resume_from, validate,
             gpus, seed, launcher, cfg_options.
     """
-    if args.launcher == 'none' and args.gpus > 1:
-        raise HostError(
-            f'--gpus {args.gpus} needs a process a GPU: '
-            f'tools/dist_train_recognizer.sh CONFIG {args.gpus}'
-        )
+    check_gpus(args)
     options = ['--validate'] if args.validate else []
-    if args.resume_from and 'message_hub' in read_checkpoint(args.resume_from):
-        raise HostError(
-            f'{args.resume_from} is a checkpoint of the mmaction2 '
-            'host; v1 resumes its own only'
-        )
+    if args.resume_from:
+        checkpoint = read_checkpoint(args.resume_from)
+        if 'message_hub' in checkpoint:
+            raise HostError(
+                f'{args.resume_from} is a checkpoint of the mmaction2 '
+                'host; v1 resumes its own only'
+            )
+        hand_over(checkpoint, args.resume_from)
+        del checkpoint
     for name in ('work_dir', 'resume_from', 'seed'):
         if getattr(args, name) is not None:
             options += ['--' + name, str(getattr(args, name))]
@@ -132,7 +133,10 @@ def add_backbone():
     from mmaction.models import BACKBONES
 
     if 'ResNet_DNR' not in BACKBONES.module_dict:
-        load_module('resnet_dnr', os.path.join(REPO, 'resnet_dnr.py'))
+        if REPO not in sys.path:
+            sys.path.insert(1, REPO)
+        # By its name, so that it finds resnet_dnr_fused.py beside it.
+        importlib.import_module('resnet_dnr')
 
 
 def merge_options(args):
@@ -312,6 +316,27 @@ def guard_files():
             return save(model, temporary, *args, **kwargs)
 
     mmcv.dump, epoch_based_runner.save_checkpoint = dump_whole, save_whole
+
+
+def hand_over(checkpoint, path):
+    """Let mmcv have a checkpoint that was read, in place of the file.
+
+    Args:
+        checkpoint (dict): What read_checkpoint returned.
+        path (str): Where it is from. mmcv gets the checkpoint when it loads
+            from there first, and the file's content after that.
+    """
+    from mmcv.runner import checkpoint as loader
+
+    read, given = loader._load_checkpoint, [checkpoint]
+
+    @functools.wraps(read)
+    def load_given(filename, *args, **kwargs):
+        if filename == path and given:
+            return given.pop()
+        return read(filename, *args, **kwargs)
+
+    loader._load_checkpoint = load_given
 
 
 def load_filled_checkpoint(model, filename, map_location=None):
