@@ -225,9 +225,7 @@ def test_killed_and_resumed(trained, tmp_path):
         ('test', '{c} {p} --out {t}/results.pkl --cfg-options'),
     ],
 )
-def test_a_checkpoint_is_read_once(
-    trained, tmp_path, monkeypatch, capfd, script, arguments
-):
+def test_a_checkpoint_is_read_once(trained, tmp_path, monkeypatch, script, arguments):
     """And the backbone is built once; in this process, to count both."""
     import resnet_dnr
 
@@ -256,7 +254,8 @@ def test_a_checkpoint_is_read_once(
     assert read == [path]
     assert len(built) == 1
     if script == 'train':
-        assert f'Load checkpoint from {path}' in capfd.readouterr()[1]
+        (log,) = tmp_path.glob('*/*.log')
+        assert f'Load checkpoint from {path}' in log.read_text()
         (written,) = tmp_path.glob('*.pth')
         assert written.name == f'epoch_{2 if "--resume_from" in arguments else 1}.pth'
 

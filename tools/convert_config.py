@@ -2,7 +2,9 @@
 """Write a config in mmaction v1's schema as a native mmaction2 config.
 
 The result runs with mmaction2's own tools, with this repository and its
-tools folder on PYTHONPATH; its first lines say how.
+tools folder on PYTHONPATH; its first lines say how. There it finds what it
+names in custom_imports: resnet_dnr, which takes resnet_dnr_fused from beside
+it, and hosts.mmaction2_components.
 """
 
 import argparse

@@ -668,7 +668,11 @@ import mmaction.models
 from mmaction.ops.nms import nms_wrapper
 print(sorted(mmaction.models.DETECTORS.module_dict))
 host.add_backbone()
-print(mmaction.models.BACKBONES.module_dict['ResNet_DNR'].__module__)
+import os, sys
+name = mmaction.models.BACKBONES.module_dict['ResNet_DNR'].__module__
+print(name)
+# What lies beside the file is found too.
+print('found', '.' in name or os.path.dirname(sys.modules[name].__file__) in sys.path)
 import numpy
 nms_wrapper.nms(numpy.zeros((3, 5), 'float32'), 0.5, device_id=None)
 """,
@@ -676,6 +680,7 @@ nms_wrapper.nms(numpy.zeros((3, 5), 'float32'), 0.5, device_id=None)
     )
     assert 'FasterRCNN' in output
     assert re.search(r'^(mmaction\..*)?resnet_dnr$', output, re.M), output
+    assert 'found True' in output
     assert 'mmaction.ops.nms.nms_cpu.nms is missing' in output
 
 
