@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hosts import HostError
+from hosts.frame_indices import frame_indices
 from hosts.mmaction2_components import (
     FullBatchSampler,
     V1FrameDecode,
@@ -103,15 +104,23 @@ def test_sample_frames(total, segments, length, step, shift, jitter, test_mode, 
     np.random.seed(seed)
     wanted = v1_frames(total, segments, length, step, shift, jitter, test_mode)
     np.random.seed(seed)
-    sample = V1SampleFrames(segments, length, step, shift, jitter, test_mode)
-    frames = sample(dict(total_frames=total))['frame_inds']
+    frames = frame_indices(total, segments, length, step, shift, jitter, test_mode)
     assert frames.tolist() == wanted
     assert frames.min() >= 1 and frames.max() <= total
 
 
 def test_sample_frames_of_kinetics():
     """10 segments of 8 frames, every 8th, of a 10-second video."""
-    sample = V1SampleFrames(10, 8, 8, False, False, True)
+    rule = dict(
+        num_segments=10,
+        new_length=8,
+        new_step=8,
+        random_shift=False,
+        temporal_jitter=False,
+    )
+    with pytest.raises(TypeError, match='test_mode'):
+        V1SampleFrames(**rule)
+    sample = V1SampleFrames(**rule, test_mode=True)
     frames = sample(dict(total_frames=300))['frame_inds'].reshape(10, 8)
     assert frames[:, 0].tolist() == [12, 36, 60, 83, 107, 131, 155, 178, 202, 226]
     assert (np.diff(frames) == 8).all()

@@ -6,6 +6,7 @@ and are written whole. The native configs of mmaction2_config.py name this modul
 in ``custom_imports``.
 """
 
+import inspect
 import os
 import os.path as osp
 import pickle
@@ -99,36 +100,17 @@ class V1RawFrames(RawframeDataset):
 class V1SampleFrames(BaseTransform):
     """Adds ``frame_inds``, by the rule of :func:`frame_indices`.
 
-    Arguments are those of the function, without the video's length.
+    Args:
+        **rule: those of the function, without the video's length.
     """
 
-    def __init__(
-        self,
-        num_segments,
-        new_length,
-        new_step,
-        random_shift,
-        temporal_jitter,
-        test_mode,
-    ):
-        self.num_segments = num_segments
-        self.new_length = new_length
-        self.new_step = new_step
-        self.random_shift = random_shift
-        self.temporal_jitter = temporal_jitter
-        self.test_mode = test_mode
+    def __init__(self, **rule):
+        inspect.signature(frame_indices).bind(1, **rule)  # or TypeError
+        self.rule = rule
 
     def transform(self, results):
         """Add frame_inds to results, which has total_frames."""
-        results['frame_inds'] = frame_indices(
-            results['total_frames'],
-            self.num_segments,
-            self.new_length,
-            self.new_step,
-            self.random_shift,
-            self.temporal_jitter,
-            self.test_mode,
-        )
+        results['frame_inds'] = frame_indices(results['total_frames'], **self.rule)
         return results
 
 
