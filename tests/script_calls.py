@@ -10,6 +10,7 @@ import tempfile
 
 import pytest
 import torch
+from conftest import ROOT
 
 # The tests of scripts are of a CPU, and of mmaction2.
 ENV = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
@@ -84,3 +85,21 @@ def call(script, *arguments, cwd):
             code = exit.code or 0
         output.seek(0)
         return code, output.read()
+
+
+def make_clips(folder, name, train, val, test):
+    """Generated clips of four classes, 32 x 32.
+
+    Args:
+        folder (Path): in which to make them.
+        name (str): of their folder in it.
+        train, val, test (int): clips a class.
+
+    Returns:
+        Path: folder.
+    """
+    script = ROOT / 'tools' / 'data' / 'make_arrow_dataset.py'
+    numbers = ['--train', train, '--val', val, '--test', test]
+    code, output = call(script, name, '--pairs', 2, '--size', 32, *numbers, cwd=folder)
+    assert code == 0, output
+    return folder

@@ -7,8 +7,7 @@ import pytest
 import torch
 from analysis import benchmark_training
 from benchmarks import BENCHMARK, CONFIG
-from conftest import ROOT
-from script_calls import call, run
+from script_calls import call, make_clips, run
 
 
 def test_faults(tmp_path, monkeypatch):
@@ -49,22 +48,7 @@ def test_loop_timer(monkeypatch):
 def data(tmp_path_factory):
     """A folder with data/arrow: 4 classes, 16, 4 and 4 clips."""
     folder = tmp_path_factory.mktemp('run')
-    run(
-        ROOT / 'tools' / 'data' / 'make_arrow_dataset.py',
-        'data/arrow',
-        '--pairs',
-        2,
-        '--size',
-        32,
-        '--train',
-        4,
-        '--val',
-        1,
-        '--test',
-        1,
-        cwd=folder,
-    )
-    return folder
+    return make_clips(folder, 'data/arrow', train=4, val=1, test=1)
 
 
 @pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.full)])

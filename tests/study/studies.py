@@ -7,10 +7,9 @@ from conftest import ROOT
 from script_calls import call, run
 
 STUDY = ROOT / 'tools/study/arrow_study.py'
-DATA = ROOT / 'tools/data/make_arrow_dataset.py'
 BOTH, NONE = 'both_b8_g4_s0', 'none_b8_g4_s0'
 BROKEN = 'none_b8_g4_s1'
-# ResNet-18 on 32 x 32 clips of two pairs.
+# ResNet-18 on script_calls.make_clips(FOLDER, 'data/small', ...).
 SMALL = [
     '--jobs',
     '2',
@@ -37,9 +36,10 @@ SMALL = [
     'log_config.interval=4',
     'total_epochs=3',
 ]
-# Its first two stages alone.
+# Its first two stages alone, two epochs.
 TINY = [
     *SMALL,
+    'total_epochs=2',
     'model.backbone.num_stages=2',
     'model.backbone.strides=[1,2]',
     'model.backbone.dilations=[1,1]',
@@ -47,13 +47,6 @@ TINY = [
     'model.cls_head.in_channels=128',
     'model.spatial_temporal_module.spatial_size=4',
 ]
-
-
-def make_data(folder, train, val, test):
-    """data/small in a folder; numbers are clips a class, of four."""
-    numbers = ['--train', train, '--val', val, '--test', test]
-    call(DATA, 'data/small', '--pairs', 2, '--size', 32, *numbers, cwd=folder)
-    return folder
 
 
 def study(*arguments, cwd, code=0):

@@ -7,7 +7,8 @@ import shutil
 
 import pytest
 import torch
-from studies import BOTH, NONE, SMALL, make_data, result, study
+from script_calls import make_clips
+from studies import BOTH, NONE, SMALL, result, study
 
 pytestmark = pytest.mark.full
 
@@ -15,7 +16,9 @@ pytestmark = pytest.mark.full
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
     """The folder after a study."""
-    folder = make_data(tmp_path_factory.mktemp('learning'), train=80, val=5, test=30)
+    folder = make_clips(
+        tmp_path_factory.mktemp('learning'), 'data/small', train=80, val=5, test=30
+    )
     study('--only', BOTH, NONE, *SMALL, cwd=folder)
     return folder
 

@@ -5,14 +5,17 @@ import sys
 
 import pytest
 from hosts import HostError
-from studies import SMALL, make_data
+from script_calls import make_clips
+from studies import SMALL
 from study import arrow_runs, arrow_study
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
     """A folder with data/small."""
-    return make_data(tmp_path_factory.mktemp('runs'), train=1, val=1, test=1)
+    return make_clips(
+        tmp_path_factory.mktemp('runs'), 'data/small', train=1, val=1, test=1
+    )
 
 
 def make_plans(monkeypatch, folder, *options):

@@ -16,13 +16,15 @@ synchronized:
     evaluation  the first evaluation of a video: 10 segments, 3 crops, 8/7 of
                 the size, by default 240 images of 256 x 256
 
-With torch.compile, those up to the second step. cudnn.benchmark is off, as it
+With torch.compile, those up to the second step; with reduce-overhead, the
+second is that which records the CUDA graph. cudnn.benchmark is off, as it
 is in training unless a config says otherwise. `kernels` is the number that
 Triton compiled, by the binaries in the caches: in all, and by phase.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -144,35 +146,42 @@ def measure(setting, name, args):
         'kernels_by_phase'; and 'error' where it failed, beside what it had
         measured by then.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        caches = {name: str(folder / 'caches' / name) for name in CACHES}
-        for path in caches.values():
-            os.makedirs(path)
-        task = dict(
-            setting=setting,
-            name=name,
-            device=str(args.device),
-            threads=args.threads,
-            against=args.against,
-            root=args.root,
+    folder = Path(tempfile.mkdtemp())
+    try:
+        return measure_in(folder, setting, name, args)
+    finally:  # a compiler's own processes may still be writing there
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def measure_in(folder, setting, name, args):
+    """The same, with the files of the process in a folder."""
+    caches = {name: str(folder / 'caches' / name) for name in CACHES}
+    for path in caches.values():
+        os.makedirs(path)
+    task = dict(
+        setting=setting,
+        name=name,
+        device=str(args.device),
+        threads=args.threads,
+        against=args.against,
+        root=args.root,
+    )
+    write_json(folder / 'task.json', task)
+    with open(folder / 'log', 'w') as log:
+        process = subprocess.run(
+            [sys.executable, __file__, str(folder)],
+            env=dict(os.environ, **caches),
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
-        write_json(folder / 'task.json', task)
-        with open(folder / 'log', 'w') as log:
-            process = subprocess.run(
-                [sys.executable, __file__, str(folder)],
-                env=dict(os.environ, **caches),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        result = dict.fromkeys(COLUMNS)
-        path = folder / 'result.json'
-        if path.exists():
-            result.update(json.loads(path.read_text()))
-        if process.returncode and 'error' not in result:
-            with open(folder / 'log', errors='replace') as log:
-                last = ''.join(deque(log, 1)).strip()
-            result['error'] = f'exit status {process.returncode}: {last}'
+    result = dict.fromkeys(COLUMNS)
+    path = folder / 'result.json'
+    if path.exists():
+        result.update(json.loads(path.read_text()))
+    if process.returncode and 'error' not in result:
+        with open(folder / 'log', errors='replace') as log:
+            last = ''.join(deque(log, 1)).strip()
+        result['error'] = f'exit status {process.returncode}: {last}'
     return result
 
 
