@@ -29,8 +29,8 @@ empty kernel caches and each backbone in a fresh process: for the device
 (start) and the model (build); for the first training step and a second one;
 for the first step of another shape, half the clips of 5/7 of the size; for
 the first evaluation, of 3 crops and 10 segments of a video, of 8/7 of the
-size. And, in another process, for the first training steps with
-torch.compile, by --compile.
+size. With torch.compile (--compile MODE), in a process of its own, for the
+first two training steps.
 
 With --e2e (benchmark_training.py), the training of tools/train_recognizer.py
 on mmaction2 runs for --iters iterations after a warm-up, without checkpoints
@@ -168,7 +168,7 @@ def add_backbone_options(parser):
             choices=COMPILE,
             metavar='MODE',
             help=f'{", ".join(COMPILE)} (default: off; with --cold on CUDA,\n'
-            'reduce-overhead, beside rows without a compiler)',
+            'off reduce-overhead)',
         ),
     ]
     for name, default, text in (
@@ -266,7 +266,7 @@ def check(args):
     args.device = check_device(args.device)
     on_cuda = args.device.type == 'cuda'
     if args.cold:
-        args.compile = args.compile or (['reduce-overhead'] if on_cuda else ['off'])
+        args.compile = args.compile or ['off', 'reduce-overhead'][: 1 + on_cuda]
     else:
         args.repeats = args.repeats or (30 if on_cuda else 5)
         args.warmup = args.warmup or (5 if on_cuda else 1)

@@ -87,21 +87,19 @@ def evaluation(setting):
 
 
 def cold_settings(args):
-    """The rows: without a compiler first, then by each of its modes.
+    """The rows.
 
-    --precision is of all rows; by default, tf32 without a compiler and bf16
-    with it.
+    --precision is of all; by default, tf32 without a compiler and bf16 with it.
     """
-    modes = [mode for mode in args.compile if mode != 'off']
     return [
         setting
-        for compile, precision in ((['off'], ['tf32']), (modes, ['bf16']))
+        for mode in args.compile
         for setting in combinations(
             Namespace(
                 **dict(
                     vars(args),
-                    compile=compile,
-                    precision=args.precision or precision,
+                    compile=[mode],
+                    precision=args.precision or ['tf32' if mode == 'off' else 'bf16'],
                 )
             ),
             KEYS,

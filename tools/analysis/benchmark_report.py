@@ -50,10 +50,11 @@ class Report:
         )
         print(
             f'{self.content["device"]}, torch {torch.__version__}; '
-            f'the reference is {self.names[0]}'
+            f'the reference is {self.names[0]}',
+            flush=True,
         )
         for name in added:
-            print(f'{name} is {getattr(args, name)}')
+            print(f'{name} is {getattr(args, name)}', flush=True)
 
     def add(self, setting, results, **more):
         """Add a row.
