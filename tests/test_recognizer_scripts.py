@@ -376,6 +376,8 @@ def faults(tmp_path):
     ]
 
 
+# Runners of one second have one name.
+@pytest.mark.filterwarnings('ignore:.*instance named of')
 def test_faults(data, tmp_path, capsys, monkeypatch):
     """Each ends with a line that names it, before any work.
 

@@ -228,6 +228,18 @@ def replace_statistics(state, statistics):
         state[names[name]] = value.float().cpu()
 
 
+def write_out(out, checkpoint):
+    """Write OUT whole, or nothing.
+
+    Raises:
+        HostError: it cannot be written.
+    """
+    try:
+        write_checkpoint(out, checkpoint)
+    except OSError as error:
+        raise HostError(f'cannot write OUT {out}: {error.strerror}') from error
+
+
 def check_files(checkpoint, out):
     """OUT can be written, and is not CHECKPOINT.
 
@@ -274,10 +286,7 @@ def recalibrate(args):
     )
     replace_statistics(checkpoint['state_dict'], statistics)
     if runner.rank == 0:
-        try:
-            write_checkpoint(args.out, checkpoint)
-        except OSError as error:
-            raise HostError(f'cannot write OUT {args.out}: {error.strerror}') from error
+        write_out(args.out, checkpoint)
     # What was written is what is evaluated.
     fill_model(model, checkpoint['state_dict'], args.out)
     after = runner.val()
