@@ -159,7 +159,7 @@ class SharedCell:
 
     def vector(self):
         if self._vector is None:
-            self._vector = _vector_of(self.relay)
+            self._vector = _joined(_weights_of(self.relay))
         return self._vector
 
 
@@ -200,11 +200,14 @@ def normalize(backend, norm, x, relay, state):
             spec, running, relay, x, state, *_weights_of(relay)
         )
         return out, state, statistics if spec.training else None
-    weights = relay.vector() if isinstance(relay, SharedCell) else _vector_of(relay)
+    if isinstance(relay, SharedCell):
+        weights = [relay.vector()]
+    else:
+        weights = _weights_of(relay)
     if not _is_compiling():
-        out, state = _TritonNormalize.apply(spec, running, x, state, weights)
+        out, state = _TritonNormalize.apply(spec, running, x, state, *weights)
         return out, state, None
-    out, state, _, *updated = _operator(x, state, weights, *running, *spec)
+    out, state, _, *updated = _operator(x, state, _joined(weights), *running, *spec)
     if spec.training:
         for buffer, new in zip(running, updated):
             # To autograd all of an operator's outputs are functions of its inputs.
@@ -223,9 +226,22 @@ def _pair(linear):
     return linear.weight, linear.bias
 
 
-def _vector_of(relay):
-    """A cell's parameters in one vector, in the order of :func:`_weights_of`."""
-    return torch.cat([weight.flatten() for weight in _weights_of(relay)])
+def _joined(weights):
+    """A cell's parameters in one vector, as the kernels take them."""
+    return torch.cat([weight.flatten() for weight in weights])
+
+
+def _parted(vector, C):
+    """Views of the eight parameters of such a vector."""
+    R = C // 4
+    in1, bias1, in2, bias2, hid1, bias3, hid2, bias4 = vector.split_with_sizes(
+        2 * [R * C, R, 4 * C * R, 4 * C]
+    )
+    first, second = (R, C), (4 * C, R)
+    return (
+        *(in1.view(first), bias1, in2.view(second), bias2),
+        *(hid1.view(first), bias3, hid2.view(second), bias4),
+    )
 
 
 # Torch's operations
@@ -537,7 +553,7 @@ def _triton_forward(plan, x, state, weights, running, updated):
         plan (_Plan): of all this, see :func:`_plan`.
         x (Tensor): (N * T, C, H, W), on CUDA.
         state (Tensor | None): the relay's, (2, N, C).
-        weights (Tensor): see :func:`_vector_of`.
+        weights (Tensor): see :func:`_joined`.
         running (Sequence[Tensor]): running mean and variance, and the number of batches
             tracked.
         updated (Sequence[Tensor]): where training writes the new ones; may be the same.
@@ -594,11 +610,13 @@ def _triton_backward(plan, grad_out, grad_state, x, state, saved, weights):
 
 
 class _TritonNormalize(torch.autograd.Function):
-    """The layer by Triton's kernels."""
+    """The layer by Triton's kernels. `weights` are a cell's eight, or all in one."""
 
     @staticmethod
-    def forward(ctx, spec, running, x, state, weights):
+    def forward(ctx, spec, running, x, state, *weights):
         ctx.set_materialize_grads(False)
+        ctx.shared = len(weights) == 1
+        weights = weights[0] if ctx.shared else _joined(weights)
         plan = ctx.plan = _plan(x, spec, weights, running[0])
         if plan.forward[0].run is None:
             backward = plan.backward if any(ctx.needs_input_grad) else ()
@@ -616,16 +634,12 @@ class _TritonNormalize(torch.autograd.Function):
         if plan.backward[0].run is None:
             plan.compile(plan.backward)
         x, state, saved, weights = ctx.saved_tensors
-        grad_x, grad_state, grad_weights = _triton_backward(
+        grad_x, grad_state, grad = _triton_backward(
             plan, grad_out, grad_state, x, state, saved, weights
         )
-        return (
-            None,
-            None,
-            grad_x,
-            grad_state if state is not None else None,
-            grad_weights,
-        )
+        grad_state = None if state is None else grad_state
+        grads = [grad] if ctx.shared else _parted(grad, x.size(1))
+        return None, None, grad_x, grad_state, *grads
 
 
 def _define_operator():
