@@ -311,7 +311,8 @@ class _AtenNormalize(torch.autograd.Function):
         outputs, grads = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
         grads = [g.to(o.dtype) for o, g in zip(outputs, grads)]
         wanted = [v for v in inputs if v.requires_grad]
-        given = iter(torch.autograd.grad(outputs, wanted, grads, retain_graph=True))
+        with torch.autocast(x.device.type, enabled=False):
+            given = iter(torch.autograd.grad(outputs, wanted, grads, retain_graph=True))
         grad_pooled, *grads = [next(given) if v.requires_grad else None for v in inputs]
         if len(inputs) == 9:
             grads = [None, *grads]  # no state
