@@ -10,14 +10,11 @@ Symbols: N clips, T frames a clip (``n_segment``), G groups of frames
 (``num_groups``), t = T / G frames a group, C channels. The network sees
 (N * T, 3, H, W) images, the T frames of a clip contiguous.
 
-What differs from the published implementation:
-
-* evaluation keeps running statistics for each group of frames, shape (G, C). The
-  published code shares one (C,) pair among groups whose distributions differ, and its
-  evaluation can be far below its training. ``running_stats='shared'`` does the same;
-* any T, any G that divides it, depths 18 and 34, any device and dtype, gradient
-  checkpointing, and torchvision's state-dict names. Published checkpoints load as they
-  are; :func:`to_published_names` writes them.
+Evaluation keeps running statistics for each group of frames, (G, C). The published code
+shares one (C,) pair among groups whose distributions differ, and its evaluation can be
+far below its training; ``running_stats='shared'`` does the same. Also beyond it: any T,
+any G that divides it, depths 18 and 34, any device and dtype, gradient checkpointing,
+torchvision's state-dict names.
 
 The file needs torch alone, and states the method in operations that autograd knows.
 Where resnet_dnr_fused.py lies beside it, that file computes the same faster. Where
@@ -33,7 +30,6 @@ import os
 import re
 import urllib.parse
 import warnings
-from collections import Counter
 from functools import partial
 from typing import Callable, Sequence, Union
 
@@ -46,23 +42,18 @@ __version__ = '0.2.0'
 
 logger = logging.getLogger(__name__)
 
-
-def _import_fused():
-    """resnet_dnr_fused.py beside this file, wherever that is; None without it."""
-    package = __name__.rpartition('.')[0]
-    name = f'{package}.resnet_dnr_fused' if package else 'resnet_dnr_fused'
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return None
-
-
-fused = _import_fused()
+# The name of what may lie beside this file, wherever that is.
+_FUSED = f'{__package__}.resnet_dnr_fused' if __package__ else 'resnet_dnr_fused'
+try:
+    fused = importlib.import_module(_FUSED)
+except ModuleNotFoundError as error:
+    if error.name != _FUSED:
+        raise
+    fused = None
 
 DNR_MODES = ('both', 'cross_temporal', 'cross_layer', 'none')
 RUNNING_STATS = ('grouped', 'shared')
+STYLES = ('pytorch', 'caffe')
 BACKENDS = ('auto', 'triton', 'aten', 'plain')
 
 # A relay cell's hidden and cell state: a pair of (N, C), or both as one (2, N, C).
@@ -74,8 +65,7 @@ class RelayCell(nn.Module):
 
     The gates are the sum of a map of the input and a map of the hidden state, each a
     bottleneck Linear(C, C/4), ReLU, Linear(C/4, 4C). The hidden state h is the scale,
-    and the cell state c is the shift. Where an LSTM has tanh(c), h has a sigmoid, which
-    keeps the scale positive.
+    the cell state c the shift. Where an LSTM has tanh(c), h has a sigmoid.
 
     Args:
         channels (int): C, the size of input, hidden state and cell state; at least 4.
@@ -83,12 +73,11 @@ class RelayCell(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        inner = channels // 4
         self.input_map, self.hidden_map = (
             nn.Sequential(
-                nn.Linear(channels, inner),
+                nn.Linear(channels, channels // 4),
                 nn.ReLU(inplace=True),
-                nn.Linear(inner, 4 * channels),
+                nn.Linear(channels // 4, 4 * channels),
             )
             for _ in range(2)
         )
@@ -104,8 +93,7 @@ class RelayCell(nn.Module):
                 step. Default: zeros.
 
         Returns:
-            tuple: scales (N, S, C), shifts (N, S, C), and the state after the last
-            step, a pair of (N, C).
+            tuple: scales (N, S, C), shifts (N, S, C), and the last state, a pair.
         """
         if state is None:
             zeros = x.new_zeros(x.size(0), x.size(2))
@@ -128,22 +116,19 @@ class DynamicNorm(nn.Module):
 
     Standardizes (N * T, C, H, W) over clips, frames and positions, for each of G
     groups of frames by itself. Applies a scale and a shift for each clip, group and
-    channel. There is no affine weight or bias.
-
-    Training standardizes by the batch's own statistics (biased variance) and moves the
-    running ones towards them (unbiased variance), as nn.BatchNorm2d does. Evaluation
-    standardizes by the running ones. float16 and bfloat16 input is computed in float32.
+    channel. Training standardizes by the batch's statistics (biased variance) and moves
+    the running ones towards them (unbiased variance), as nn.BatchNorm2d does.
+    Evaluation standardizes by the running ones. Halves are computed in float32.
 
     Args:
         channels (int): C.
         n_segment (int): T.
         num_groups (int): G, a divisor of T.
         running_stats (str): 'grouped' keeps running statistics for each group,
-            buffers of shape (G, C); 'shared' keeps one pair for all, shape (C,), which
-            the groups update in order, as published.
+            (G, C); 'shared' keeps one pair for all, (C,), which the groups update in
+            order, as published.
         relu (bool): apply ReLU to the output. Default: False.
-        backend (str): what computes it, see :func:`choose_backend`. The environment
-            variable RESNET_DNR_BACKEND, where set, overrides it. Default: 'auto'.
+        backend (str): what computes it, see :func:`choose_backend`. Default: 'auto'.
 
     Raises:
         ValueError: an unknown backend.
@@ -188,16 +173,14 @@ class DynamicNorm(nn.Module):
             tuple: the output, of x's shape and dtype; the state after the last group.
 
         Raises:
-            ValueError: in training, a group has a single value a channel, which has
-                no variance.
+            ValueError: in training, a channel has one value a group: no variance.
         """
-        images, _, height, width = x.shape
-        count = images // self.num_groups * height * width
-        _check(
-            count > 1 or images == 0 or not self.training,
-            f'{type(self).__name__} needs more than one value a channel and group in '
-            f'training, got input {tuple(x.shape)} in {self.num_groups} groups',
-        )
+        count = x.size(0) // self.num_groups * x.size(2) * x.size(3)
+        if self.training and count <= 1:
+            raise ValueError(
+                f'{type(self).__name__} needs more than one value a channel and group '
+                f'in training, got input {tuple(x.shape)} in {self.num_groups} groups'
+            )
         backend = choose_backend(self.backend, x, relay)
         if backend == 'plain':
             with _without_autocast(x.device.type):
@@ -232,11 +215,8 @@ class DynamicNorm(nn.Module):
             statistics = None
         factor = scale.to(groups.dtype) * torch.rsqrt(var + self.eps)  # (N, G, C)
         shift = shift.to(groups.dtype)
-        out = torch.addcmul(
-            shift[:, :, None, :, None, None],
-            centered,
-            factor[:, :, None, :, None, None],
-        )
+        scale, shift = (v[:, :, None, :, None, None] for v in (factor, shift))
+        out = torch.addcmul(shift, centered, scale)
         out = out.flatten(0, 2).to(x.dtype)  # (N, G, t, C, H, W) -> (N * T, C, H, W)
         return out.relu_() if self.relu else out, state, statistics
 
@@ -254,8 +234,8 @@ class DynamicNorm(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         """Accept the other layout of running statistics.
 
-        A shared (C,) buffer, as published, is repeated for every group, which
-        evaluates exactly alike. Grouped (G, C) ones are averaged into a shared one.
+        A shared (C,) buffer, as published, is repeated for every group, which evaluates
+        exactly alike. Grouped (G, C) ones are averaged into a shared one.
         """
         for name in ('running_mean', 'running_var'):
             value = state_dict.get(prefix + name)
@@ -272,8 +252,7 @@ class DynamicNorm(nn.Module):
 class CrossTemporalNorm(DynamicNorm):
     """Cross-temporal DNR: the relay runs over the G groups of a clip.
 
-    It owns its cell, whose state is zero before each clip's first group. Arguments are
-    those of :class:`DynamicNorm`.
+    It owns its cell. Arguments are those of :class:`DynamicNorm`.
     """
 
     def __init__(self, channels: int, *args, **kwargs) -> None:
@@ -286,13 +265,9 @@ class CrossTemporalNorm(DynamicNorm):
 
 
 class CrossLayerNorm(DynamicNorm):
-    """Cross-layer DNR: the relay runs over the blocks of a stage.
+    """Cross-layer DNR: the relay runs over the blocks of a stage, which owns the cell.
 
-    The T frames are one group. The stage owns the cell and hands it over with the
-    state, because its blocks share both.
-
-    Args:
-        channels, n_segment, relu, backend: see :class:`DynamicNorm`.
+    The T frames are one group. Arguments are those of :class:`DynamicNorm`.
     """
 
     def __init__(self, channels: int, n_segment: int, **kwargs) -> None:
@@ -306,10 +281,8 @@ class CrossLayerNorm(DynamicNorm):
 
 
 class Block(nn.Module):
-    """A residual block, of BasicBlock's or Bottleneck's convolutions.
-
-    ``bn1``, after the first convolution, is the cross-layer normalization where there
-    is one. ``bn2``, after the second, is the cross-temporal one.
+    """A residual block. ``bn1``, after the first convolution, is the cross-layer
+    normalization where there is one; ``bn2``, after the second, the cross-temporal one.
 
     Args:
         inplanes (int): input channels.
@@ -335,16 +308,19 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         outplanes = self.expansion * planes
+        first, second = (1, stride) if style == 'pytorch' else (stride, 1)
         if self.expansion == 1:
             self.conv1 = _conv(inplanes, planes, 3, stride, dilation)
+            self.bn1 = norm1(planes)
             self.conv2 = _conv(planes, planes, 3)
+            self.bn2 = norm2(planes)
         else:
-            stride1, stride2 = (1, stride) if style == 'pytorch' else (stride, 1)
-            self.conv1 = _conv(inplanes, planes, 1, stride1)
-            self.conv2 = _conv(planes, planes, 3, stride2, dilation)
+            self.conv1 = _conv(inplanes, planes, 1, first)
+            self.bn1 = norm1(planes)
+            self.conv2 = _conv(planes, planes, 3, second, dilation)
+            self.bn2 = norm2(planes)
             self.conv3 = _conv(planes, outplanes, 1)
             self.bn3 = nn.BatchNorm2d(outplanes)
-        self.bn1, self.bn2 = norm1(planes), norm2(planes)
         # A dynamic normalization that a ReLU follows applies it in the same pass.
         self.bn1.relu = isinstance(self.bn1, DynamicNorm)
         self.bn2.relu = isinstance(self.bn2, DynamicNorm) and self.expansion > 1
@@ -359,25 +335,19 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, relay: RelayCell | None = None, state: State | None = None
     ) -> tuple[Tensor, State | None]:
-        """Run the block.
+        """(N * T, inplanes, H, W) to (N * T, expansion * planes, H', W').
 
         Args:
-            x (Tensor): (N * T, inplanes, H, W).
             relay (RelayCell | None): the stage's cross-layer cell; None where bn1 is an
                 ordinary BatchNorm.
-            state (tuple[Tensor, Tensor] | Tensor | None): its state after the block
-                before.
-
-        Returns:
-            tuple: output (N * T, expansion * planes, H', W') and the new state.
+            state: its state after the block before; the new one is returned, too.
         """
         if not (self.with_cp and torch.is_grad_enabled()):
             return self._forward(x, relay, state)
         # A compiled graph updates buffers once by itself.
         run = self._forward if _is_compiling() else _updating_buffers_once(self)
-        return torch.utils.checkpoint.checkpoint(
-            run, x, relay, state, use_reentrant=False
-        )
+        checkpoint = torch.utils.checkpoint.checkpoint
+        return checkpoint(run, x, relay, state, use_reentrant=False)
 
     def _forward(self, x, relay, state):
         out = self.conv1(x)
@@ -412,10 +382,8 @@ def _conv(inplanes, planes, kernel, stride=1, dilation=1):
 class Stage(nn.Module):
     """The blocks of one resolution and the cross-layer cell that they share.
 
-    ``stage[0]`` is the first block, ``len(stage)`` their number.
-
     Args:
-        blocks (Sequence[Block]): in order; named '0', '1', ... as in torchvision.
+        blocks (Sequence[Block]): ``stage[i]``; named '0', '1', ... as in torchvision.
         relay (RelayCell | None): the cell; its state is zero before the first block.
     """
 
@@ -445,28 +413,23 @@ class Stage(nn.Module):
 class ResNet_DNR(nn.Module):
     """ResNet backbone with dynamic normalization and relay.
 
-    The arguments up to ``with_cp``, their defaults and their meaning are those of
-    mmaction v1's ResNet. Note ``bn_eval=True``: to train from scratch, pass
-    ``bn_eval=False``. Where an argument speaks of BN, it holds for the dynamic
-    normalizations too, and their relay cells stand for the weight and bias.
+    Arguments up to ``with_cp``, their defaults and meaning are those of mmaction v1's
+    ResNet. Note ``bn_eval=True``: to train from scratch, pass ``bn_eval=False``. What
+    they say of BN holds for the dynamic normalizations and their relay cells too.
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
-        pretrained (str | None): path or http(s) URL of an ImageNet ResNet or of a
-            ResNet-DNR checkpoint, loaded by :meth:`init_weights`.
+        pretrained (str | None): path or http(s) URL that :meth:`init_weights` loads.
         num_stages (int): 1 to 4.
-        strides (Sequence[int]): of the first block of each stage.
-        dilations (Sequence[int]): of each stage.
+        strides, dilations (Sequence[int]): of each stage.
         out_indices (Sequence[int]): the stages whose output is returned.
         style (str): 'pytorch' or 'caffe', see :class:`Block`.
-        frozen_stages (int): how many stages, and the stem, are frozen; 0 is the stem
-            alone, -1 nothing.
+        frozen_stages (int): how many stages are frozen, and the stem; -1: nothing.
         bn_eval (bool): keep all normalizations in evaluation mode.
         bn_frozen (bool): with bn_eval, freeze their parameters too.
-        partial_bn (bool): freeze the normalizations of the first ``frozen_stages``
-            stages. As in mmaction v1, ``frozen_stages`` alone freezes them already.
-        with_cp (bool): gradient checkpointing: recompute each block in the backward
-            pass. Running statistics are updated once.
+        partial_bn (bool): freeze the normalizations of the ``frozen_stages``, which
+            are frozen already, as in mmaction v1.
+        with_cp (bool): recompute each block in the backward pass.
         n_segment (int): T, frames a clip.
         num_groups (int): G, groups of frames, a divisor of T.
         dnr (str): 'both'; 'cross_temporal' (after each block's second convolution);
@@ -513,40 +476,32 @@ class ResNet_DNR(nn.Module):
                 f'invalid depth {depth!r} for ResNet_DNR, it takes one of '
                 f'{sorted(self.arch_settings)}'
             )
-        for name, value, allowed in (
-            ('num_stages', num_stages, (1, 2, 3, 4)),
-            ('style', style, ('pytorch', 'caffe')),
-            ('frozen_stages', frozen_stages, range(-1, num_stages + 1)),
-            ('dnr', dnr, DNR_MODES),
-            ('running_stats', running_stats, RUNNING_STATS),
-            ('backend', backend, BACKENDS),
+        stages = range(num_stages if num_stages in (1, 2, 3, 4) else 0)
+        some = len(out_indices) > 0 and all(i in stages for i in out_indices)
+        each = f'one for each of the {num_stages} stages'
+        path = pretrained is None or isinstance(pretrained, str)
+        frozen = frozen_stages in range(-1, len(stages) + 1)
+        stats = running_stats in RUNNING_STATS
+        for name, value, fits, wanted in (
+            ('num_stages', num_stages, len(stages) > 0, '1 to 4'),
+            ('pretrained', pretrained, path, 'a path, a URL or None'),
+            ('strides', strides, len(strides) == len(stages), each),
+            ('dilations', dilations, len(dilations) == len(stages), each),
+            ('out_indices', out_indices, some, f'some of 0 to {num_stages - 1}'),
+            ('style', style, style in STYLES, f'one of {STYLES}'),
+            ('frozen_stages', frozen_stages, frozen, f'-1 to {num_stages}'),
+            ('dnr', dnr, dnr in DNR_MODES, f'one of {DNR_MODES}'),
+            ('running_stats', running_stats, stats, f'one of {RUNNING_STATS}'),
         ):
-            _check(value in allowed, f'{name} must be in {allowed}, got {value!r}')
+            _check(fits, f'{name} must be {wanted}, got {value!r}')
         _check(
-            pretrained is None or isinstance(pretrained, str),
-            f'pretrained must be a path, a URL or None, got {pretrained!r}',
-        )
-        _check(
-            len(strides) == len(dilations) == num_stages,
-            f'strides {strides} and dilations {dilations} must have one entry for each '
-            f'of the {num_stages} stages',
-        )
-        _check(
-            out_indices and all(i in range(num_stages) for i in out_indices),
-            f'out_indices {out_indices} must name some of the {num_stages} stages, '
-            'counted from 0',
-        )
-        _check(
-            min(n_segment, num_groups) >= 1 and n_segment % num_groups == 0,
+            num_groups >= 1 <= n_segment and n_segment % num_groups == 0,
             f'num_groups={num_groups} must divide n_segment={n_segment}: the frames of '
-            f'a clip are split into groups of equal length',
+            'a clip are split into groups of equal length',
         )
         if partial_bn and frozen_stages < 1:
-            warnings.warn(
-                'partial_bn=True freezes the normalizations of the first '
-                f'frozen_stages={frozen_stages} stages, that is, none',
-                stacklevel=2,
-            )
+            message = f'partial_bn=True freezes no stage: frozen_stages={frozen_stages}'
+            warnings.warn(message, stacklevel=2)
         self.depth = depth
         self.pretrained = pretrained
         self.out_indices = tuple(out_indices)
@@ -558,16 +513,12 @@ class ResNet_DNR(nn.Module):
 
         cross_layer = dnr in ('both', 'cross_layer')
         norm1 = norm2 = nn.BatchNorm2d
+        shared = dict(n_segment=n_segment, backend=_wanted_backend(backend))
         if cross_layer:
-            norm1 = partial(CrossLayerNorm, n_segment=n_segment, backend=backend)
+            norm1 = partial(CrossLayerNorm, **shared)
         if dnr in ('both', 'cross_temporal'):
-            norm2 = partial(
-                CrossTemporalNorm,
-                n_segment=n_segment,
-                num_groups=num_groups,
-                running_stats=running_stats,
-                backend=backend,
-            )
+            groups = dict(num_groups=num_groups, running_stats=running_stats)
+            norm2 = partial(CrossTemporalNorm, **shared, **groups)
         # The stem is registered first: mmaction v1's TSN2D looks for the first
         # convolution when it adapts a network to optical flow.
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
@@ -576,17 +527,14 @@ class ResNet_DNR(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         block_class, num_blocks = self.arch_settings[depth]
         make_block = partial(block_class, norm1=norm1, norm2=norm2, style=style)
-        make_block = partial(make_block, with_cp=with_cp)
         inplanes = 64
         self.res_layers = []
-        for s in range(num_stages):
+        for s in stages:
             planes = 64 * 2**s
             blocks = []
             for b in range(num_blocks[s]):
-                stride = strides[s] if b == 0 else 1
-                blocks.append(
-                    make_block(inplanes, planes, stride=stride, dilation=dilations[s])
-                )
+                where = dict(stride=1 if b else strides[s], dilation=dilations[s])
+                blocks.append(make_block(inplanes, planes, with_cp=with_cp, **where))
                 inplanes = planes * block_class.expansion
             relay = RelayCell(planes) if cross_layer else None
             self.res_layers.append(f'layer{s + 1}')
@@ -596,11 +544,10 @@ class ResNet_DNR(nn.Module):
         self.train(self.training)
 
     def init_weights(self) -> None:
-        """Initialize at random, or load ``pretrained``.
+        """Initialize at random, and load ``pretrained``. Both hosts call this.
 
         Convolutions get Kaiming's normal distribution (fan out), BatchNorms weight 1
-        and bias 0. Relay cells keep nn.Linear's own initialization. Recognizers of both
-        hosts call this.
+        and bias 0. Relay cells keep nn.Linear's own initialization.
 
         Raises:
             FileNotFoundError, ValueError: see :func:`load_pretrained`.
@@ -627,17 +574,16 @@ class ResNet_DNR(nn.Module):
         Raises:
             ValueError: x has not four dimensions, or no whole number of clips.
         """
-        _check(
-            x.dim() == 4,
-            'ResNet_DNR takes images (clips * n_segment, 3, height, width), got a '
-            f'tensor of shape {tuple(x.shape)}',
-        )
-        _check(
-            self.dnr == 'none' or x.size(0) % self.n_segment == 0,
-            f'a batch of {x.size(0)} images is not whole clips of '
-            f'n_segment={self.n_segment} frames: give a multiple of {self.n_segment} '
-            f'images, the frames of a clip together',
-        )
+        if x.dim() != 4:
+            raise ValueError(
+                'ResNet_DNR takes images (clips * n_segment, 3, height, width), got a '
+                f'tensor of shape {tuple(x.shape)}'
+            )
+        if self.dnr != 'none' and x.size(0) % self.n_segment:
+            raise ValueError(
+                f'a batch of {x.size(0)} images is not whole clips of n_segment='
+                f'{self.n_segment} frames, which should lie together'
+            )
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         outs = []
         for i, name in enumerate(self.res_layers):
@@ -679,12 +625,8 @@ MAP_NAMES = (
 def from_published_name(name: str) -> str:
     """A state-dict name of the published code in this file's names.
 
-    Args:
-        name (str): such as 'layer1.ModuleList.0.bn2.lstm.w_ih.0.seq.0.bias'.
-
-    Returns:
-        str: such as 'layer1.0.bn2.relay.input_map.0.bias'; names that both have in
-        common come back as they are.
+    'layer1.ModuleList.0.bn2.lstm.w_ih.0.seq.0.bias' becomes
+    'layer1.0.bn2.relay.input_map.0.bias'; common names come back as they are.
     """
     name = name.replace('ModuleList.', '')
     for published, own in MAP_NAMES:
@@ -696,8 +638,7 @@ def to_published_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Write a state dict in the published code's names and shapes.
 
     Grouped running statistics (G, C) become their mean over the groups, (C,), as the
-    published code keeps one moving average over all groups. Its evaluation differs from
-    the grouped one's.
+    published code has it. Its evaluation differs from the grouped one's.
 
     Args:
         state_dict (dict[str, Tensor]): of a ResNet_DNR with dnr='both', or of a
@@ -724,38 +665,38 @@ def load_pretrained(backbone: ResNet_DNR, source: str) -> None:
         backbone (ResNet_DNR): loaded in place.
         source (str): path or http(s) URL of a state dict, or of a checkpoint with one
             under 'state_dict': an ImageNet ResNet, a ResNet_DNR, or a recognizer with
-            one under 'backbone.'. Heads are left out. Of an ImageNet ResNet's replaced
-            BatchNorms, the running statistics are taken.
+            one under 'backbone.'. Heads are left out. Of replaced BatchNorms, the
+            running statistics are taken.
 
     Raises:
         FileNotFoundError: source is neither a file nor a URL.
-        ValueError: source cannot be read, has no tensor for the stem or a stage, has
-            another number of blocks, or a tensor of another shape.
+        ValueError: source cannot be read, has no stem, other blocks or other shapes.
     """
     loaded = {}
     for name, value in _read_state_dict(source).items():
         name = re.sub(r'^(module\.)?(backbone\.)?', '', name)
         loaded[from_published_name(name)] = value
     own = backbone.state_dict()
-    wrong = f'{source} is no checkpoint for this ResNet_DNR of depth {backbone.depth}: '
-    # Another depth's names agree as far as its blocks go.
-    blocks_of = re.compile(rf'({"|".join(backbone.res_layers)})\.\d+')
-    there, here = (
-        sorted({match.group() for match in map(blocks_of.match, names) if match})
-        for names in (loaded, own)
-    )
-    _check(there == here, f'{wrong}it has the blocks {there}, the network {here}')
-    _check('conv1.weight' in loaded, f'{wrong}it has no conv1.weight, the stem')
     fitting = {name: loaded[name] for name in own if name in loaded}
+    parts = {'stem': ('conv1.', 'bn1.')}
+    parts.update((part, f'{part}.') for part in backbone.res_layers)
+    total, taken = (
+        {part: sum(n.startswith(start) for n in names) for part, start in parts.items()}
+        for names in (own, fitting)
+    )
+    report = ', '.join(f'{part} {taken[part]} of {total[part]}' for part in parts)
+    wrong = f'{source} is no checkpoint for this ResNet_DNR of depth {backbone.depth}: '
+    _check(all(taken.values()), f'{wrong}tensors found by name: {report}')
+    # Another depth's names agree as far as its blocks go.
+    blocks = set(re.findall(r'^(layer\d)\.(\d+)\.', '\n'.join(loaded), re.M))
+    for part in backbone.res_layers:
+        count = sum(stage == part for stage, _ in blocks)
+        here = len(getattr(backbone, part))
+        _check(count == here, f'{wrong}{part} has {count} blocks there, {here} here')
     try:
         backbone.load_state_dict(fitting, strict=False)
     except RuntimeError as error:  # torch's text lists the shapes
         raise ValueError(f'{wrong}{error}') from error
-    total, taken = (
-        Counter(name.split('.')[0] if 'layer' in name else 'stem' for name in names)
-        for names in (own, fitting)
-    )
-    report = ', '.join(f'{part} {taken[part]} of {n}' for part, n in total.items())
     logger.info('%s: took tensors for %s', source, report)
 
 
@@ -780,10 +721,8 @@ def _read_state_dict(source):
         raise ValueError(f'{path} cannot be read as a checkpoint: {error!r}') from error
     if isinstance(checkpoint, dict):
         checkpoint = checkpoint.get('state_dict', checkpoint)
-    _check(
-        isinstance(checkpoint, dict),
-        f'{path} holds a {type(checkpoint).__name__}, not a state dict',
-    )
+    is_dict, kind = isinstance(checkpoint, dict), type(checkpoint).__name__
+    _check(is_dict, f'{path} holds a {kind}, not a state dict')
     return checkpoint
 
 
@@ -806,10 +745,9 @@ def choose_backend(wanted: str, x: Tensor, relay: RelayCell) -> str:
     """What computes a dynamic normalization; each new choice is logged once.
 
     Args:
-        wanted (str): 'triton', fused kernels on CUDA; 'aten', torch's operations and a
-            hand-written backward pass, on any device; 'plain', operations that autograd
-            knows; or 'auto', the first of these that can. 'triton' and 'aten' are in
-            resnet_dnr_fused.py, whose ``choose`` says what they can.
+        wanted (str): 'triton', kernels on CUDA, or 'aten', a hand-written backward
+            pass, both of resnet_dnr_fused.py; 'plain', operations that autograd knows;
+            or 'auto', the first of these that can.
         x (Tensor): the input, (N * T, C, H, W).
         relay (RelayCell): the cell.
 
@@ -822,9 +760,7 @@ def choose_backend(wanted: str, x: Tensor, relay: RelayCell) -> str:
     if fused is not None:
         return fused.choose(wanted, x, relay)
     if wanted in ('triton', 'aten'):
-        raise RuntimeError(
-            f'backend={wanted!r} needs resnet_dnr_fused.py beside {__file__}'
-        )
+        raise RuntimeError(f'{wanted!r} needs resnet_dnr_fused.py beside {__file__}')
     return 'plain'
 
 
@@ -843,17 +779,13 @@ def _is_compiling():
 
 
 def _updating_buffers_once(block):
-    """A block's computation, whose second call leaves its buffers as they were.
-
-    A recomputation must do the very operations of the first run, updates of running
-    statistics among them.
-    """
-    first = True
+    """A block's computation, whose second call leaves its buffers as they were: a
+    recomputation does the very operations of the first run, updates among them."""
+    calls = []
 
     def run(*args):
-        nonlocal first
-        kept = [] if first else [(b, b.clone()) for b in block.buffers()]
-        first = False
+        kept = [(b, b.clone()) for b in block.buffers()] if calls else []
+        calls.append(True)
         try:
             return block._forward(*args)
         finally:
@@ -867,9 +799,8 @@ def _updating_buffers_once(block):
 def _register():
     """Register ResNet_DNR with the host that there is, if any.
 
-    Inside a host's package, by a relative import: '...registry' is
-    mmaction.models.registry from mmaction v1's tenons/backbones, and mmaction.registry
-    from mmaction2's models/backbones. Elsewhere, by whichever of the two is importable.
+    In a host's package, '...registry' is mmaction.models.registry from mmaction v1's
+    tenons/backbones, and mmaction.registry from mmaction2's models/backbones.
     """
     if __name__.startswith('mmaction.'):
         from ... import registry
