@@ -124,8 +124,8 @@ def test_exact(options):
 
 @pytest.mark.skipif(
     not torch.cuda.is_available(),
-    reason='needs a GPU. There: '
-    'python -m pytest tests/test_recalibrate_norm.py -k on_cuda',
+    reason='no CUDA here; on a machine with a GPU: '
+    './tools/run_tests.sh tests/test_recalibrate_norm.py -k on_cuda',
 )
 @pytest.mark.parametrize('running_stats', ['grouped', 'shared'])
 def test_on_cuda(running_stats, monkeypatch):
