@@ -321,6 +321,7 @@ def recalibrated(trained):
     return run(sys.executable, SCRIPT, CONFIG, 'spoiled.pth', 'new/one.pth', cwd=folder)
 
 
+@pytest.mark.full
 def test_accuracy_comes_back(trained, recalibrated):
     folder, wanted = trained
     before, after = accuracies(recalibrated)
@@ -332,6 +333,7 @@ def test_accuracy_comes_back(trained, recalibrated):
     assert os.listdir(folder / 'new') == ['one.pth']
 
 
+@pytest.mark.full
 def test_only_statistics_change(trained, recalibrated):
     folder, _ = trained
     old, new = read(folder / 'spoiled.pth'), read(folder / 'new/one.pth')
@@ -350,6 +352,7 @@ def test_only_statistics_change(trained, recalibrated):
     assert new['state_dict']['backbone.layer1.0.bn2.running_var'].shape == (4, 64)
 
 
+@pytest.mark.full
 def test_two_processes_write_the_same(trained, recalibrated):
     """And so does a config that keeps normalizations in evaluation mode."""
     folder, _ = trained
@@ -373,6 +376,7 @@ def test_two_processes_write_the_same(trained, recalibrated):
         assert torch.allclose(value, two[name], rtol=1e-6, atol=1e-7), name
 
 
+@pytest.mark.full
 def test_tested_as_any_checkpoint(trained, recalibrated):
     folder, _ = trained
     output = run(
@@ -391,6 +395,7 @@ def test_tested_as_any_checkpoint(trained, recalibrated):
     assert top1 == accuracies(recalibrated)[1]
 
 
+@pytest.mark.full
 def test_shared(trained):
     """Few batches, and one pair of statistics for all groups of frames."""
     folder, _ = trained
@@ -411,6 +416,7 @@ def test_shared(trained):
     assert state['backbone.layer1.0.bn2.running_mean'].shape == (64,)
 
 
+@pytest.mark.full
 def test_killed(trained):
     """What OUT held is still there, whole."""
     folder, _ = trained
@@ -434,6 +440,7 @@ def test_killed(trained):
     assert not list(folder.glob('kept.pth.*'))
 
 
+@pytest.mark.full
 def test_checkpoint_of_another_network(trained):
     folder, _ = trained
     output = run(
