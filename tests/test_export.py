@@ -108,6 +108,7 @@ def test_resnet50():
     check_program(model, export(model))
 
 
+@pytest.mark.full
 def test_images():
     """The backbone by itself exports, for as many images as it is shown."""
     backbone, images = build(50, stages=1).backbone, clips(2).flatten(0, 1)

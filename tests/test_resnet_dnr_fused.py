@@ -80,9 +80,8 @@ def settings(monkeypatch):
 
 SOME_INTERPRETED = [
     'test_a_layer[channels_last-interpreted]',
-    'test_a_layer[shared',
-    'test_a_layer[state',
-    'test_two_runs_are_equal_to_the_bit',
+    'test_a_layer[shared-interpreted]',
+    'test_a_layer[state-interpreted]',
     'test_what_the_kernels_cannot_do',
 ]
 
