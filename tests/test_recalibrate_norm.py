@@ -516,7 +516,7 @@ def test_faults(tmp_path, monkeypatch, command, message):
 
 def test_disk_full_while_writing(tmp_path):
     with pytest.raises(HostError, match='cannot write OUT .*no/o.pth'):
-        recalibrate_norm.write_checkpoint({}, str(tmp_path / 'no/o.pth'))
+        recalibrate_norm.write_out(str(tmp_path / 'no/o.pth'), {})
 
 
 def test_shell_script_usage():

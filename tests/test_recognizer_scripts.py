@@ -218,6 +218,49 @@ def test_killed_and_resumed(trained, tmp_path):
     assert (tmp_path / 'epoch_2.pth').exists()
 
 
+@pytest.mark.parametrize(
+    'script, arguments',
+    [
+        ('train', '{c} --resume_from {p} --cfg-options total_epochs=2'),
+        ('train', '{c} --cfg-options total_epochs=1 load_from={p}'),
+        ('test', '{c} {p} --out {t}/results.pkl --cfg-options'),
+    ],
+)
+def test_a_checkpoint_is_read_once(trained, tmp_path, monkeypatch, script, arguments):
+    """And the backbone is built once; in this process, to count both."""
+    import resnet_dnr
+
+    data, _ = trained
+    path = str(checkpoint(data))
+    read, built = [], []
+    load, init = torch.load, resnet_dnr.ResNet_DNR.__init__
+
+    def counted_load(path, *args, **kwargs):
+        read.append(str(path))
+        return load(path, *args, **kwargs)
+
+    def counted_init(self, *args, **kwargs):
+        built.append(self)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch, 'load', counted_load)
+    monkeypatch.setattr(resnet_dnr.ResNet_DNR, '__init__', counted_init)
+    monkeypatch.chdir(data)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.delenv('MMACTION_ROOT', raising=False)
+    arguments = arguments.format(c=CONFIG, p=path, t=tmp_path).split()
+    arguments += [f'work_dir={tmp_path}', 'data.workers_per_gpu=0']
+    monkeypatch.setattr(sys, 'argv', [f'{script}_recognizer.py', *arguments])
+    runpy.run_path(str(ROOT / f'tools/{script}_recognizer.py'), run_name='__main__')
+    assert read == [path]
+    assert len(built) == 1
+    if script == 'train':
+        (log,) = tmp_path.glob('*/*.log')
+        assert f'Load checkpoint from {path}' in log.read_text()
+        (written,) = tmp_path.glob('*.pth')
+        assert written.name == f'epoch_{2 if "--resume_from" in arguments else 1}.pth'
+
+
 @pytest.mark.full
 def test_missing_frame_stops_all(trained, tmp_path):
     """Every rank ends, soon, and the message names the file."""
@@ -342,7 +385,9 @@ def faults(tmp_path):
     ]
 
 
-def test_faults(data, tmp_path, capsys, monkeypatch):
+# Runners of one second have one name.
+@pytest.mark.filterwarnings('ignore:.*instance named of')
+def test_faults(data, tmp_path, monkeypatch):
     """Each ends with a line that names it, before any work."""
     for script, command, message in faults(tmp_path):
         arguments = command.format(c=CONFIG, t=tmp_path).split()

@@ -2,7 +2,9 @@
 """Write a config in mmaction v1's schema as a native mmaction2 config.
 
 The result runs with mmaction2's own tools, with this repository and its
-tools folder on PYTHONPATH; its first lines say how.
+tools folder on PYTHONPATH; its first lines say how. There it finds what it
+names in custom_imports: resnet_dnr, which takes resnet_dnr_fused from beside
+it, and hosts.mmaction2_components.
 """
 
 import argparse
@@ -13,8 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from hosts import HostError, mmaction2  # noqa: E402
-from hosts.mmaction2_components import write_whole  # noqa: E402
+from hosts import HostError  # noqa: E402
+from hosts.mmaction2_config import load_config, translate  # noqa: E402
+from mmengine.config import DictAction  # noqa: E402
+from whole_files import write_whole  # noqa: E402
 
 MARK = "in mmaction v1's schema, as a native mmaction2 config"
 HEADER = f"""\
@@ -33,7 +37,7 @@ def main():
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=mmaction2.DictAction,
+        action=DictAction,
         metavar='KEY=VALUE',
         help='set values of the config first',
     )
@@ -43,13 +47,11 @@ def main():
             raise HostError(f'{args.out} should end in .py')
         if os.path.exists(args.out) and MARK not in open(args.out).readline():
             raise HostError(f'{args.out} exists and was not written by this script')
-        cfg = mmaction2.translate(
-            mmaction2.load_config(args.config, args.cfg_options), validate=True
-        )
+        cfg = translate(load_config(args.config, args.cfg_options), validate=True)
         header = HEADER.format(
             source=Path(args.config).name, root=ROOT, out=os.path.abspath(args.out)
         )
-        write_whole(args.out, (header + cfg.pretty_text).encode())
+        write_whole(args.out, header + cfg.pretty_text)
     except (HostError, OSError) as error:
         sys.exit(f'error: {error}')
     print(f'wrote {args.out}')

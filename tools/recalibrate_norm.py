@@ -30,7 +30,6 @@ flips their number does not matter either.
 
 import argparse
 import functools
-import io
 import os
 import shutil
 import sys
@@ -45,8 +44,13 @@ if os.environ.get('MMACTION_ROOT'):  # before anything is imported for it
     )
 
 import torch  # noqa: E402
+from checkpoint_files import (  # noqa: E402
+    fill_model,
+    read_checkpoint,
+    write_checkpoint,
+)
 from hosts import HostError, run  # noqa: E402
-from hosts.checks import check_out, fill_model, read_checkpoint  # noqa: E402
+from hosts.checks import check_out  # noqa: E402
 from hosts.mmaction2 import (  # noqa: E402
     DictAction,
     build_runner,
@@ -224,20 +228,16 @@ def replace_statistics(state, statistics):
         state[names[name]] = value.float().cpu()
 
 
-def write_checkpoint(checkpoint, path):
-    """Write a checkpoint whole, or nothing.
+def write_out(out, checkpoint):
+    """Write OUT whole, or nothing.
 
     Raises:
         HostError: it cannot be written.
     """
-    from hosts.mmaction2_components import write_whole
-
-    content = io.BytesIO()
-    torch.save(checkpoint, content)
     try:
-        write_whole(path, content.getbuffer())
+        write_checkpoint(out, checkpoint)
     except OSError as error:
-        raise HostError(f'cannot write OUT {path}: {error.strerror}') from error
+        raise HostError(f'cannot write OUT {out}: {error.strerror}') from error
 
 
 def check_files(checkpoint, out):
@@ -286,7 +286,7 @@ def recalibrate(args):
     )
     replace_statistics(checkpoint['state_dict'], statistics)
     if runner.rank == 0:
-        write_checkpoint(checkpoint, args.out)
+        write_out(args.out, checkpoint)
     # What was written is what is evaluated.
     fill_model(model, checkpoint['state_dict'], args.out)
     after = runner.val()

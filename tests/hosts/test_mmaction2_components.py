@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hosts import HostError
+from hosts.frame_indices import frame_indices
 from hosts.mmaction2_components import (
     FullBatchSampler,
     V1FrameDecode,
@@ -14,7 +15,6 @@ from hosts.mmaction2_components import (
     V1Results,
     V1SampleFrames,
     WholeFileBackend,
-    write_whole,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,9 +22,15 @@ from mmaction.models import ActionDataPreprocessor
 from mmaction.structures import ActionDataSample
 
 
-def test_a_stacked_batch_is_normalized_like_a_list_of_clips():
+@pytest.mark.parametrize('to_rgb', [False, True])
+def test_a_stacked_batch_is_normalized_like_a_list_of_clips(to_rgb):
     clips = [torch.randint(256, (8, 3, 4, 5), dtype=torch.uint8) for _ in range(3)]
-    norm = dict(mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0], format_shape='NCHW')
+    norm = dict(
+        mean=[120.0, 110.0, 100.0],
+        std=[60.0, 50.0, 40.0],
+        to_rgb=to_rgb,
+        format_shape='NCHW',
+    )
     samples = [ActionDataSample() for _ in clips]
     expected = ActionDataPreprocessor(**norm)(dict(inputs=clips, data_samples=samples))[
         'inputs'
@@ -33,6 +39,17 @@ def test_a_stacked_batch_is_normalized_like_a_list_of_clips():
         got = V1Preprocessor(**norm)(dict(inputs=inputs, data_samples=samples))
         assert torch.equal(got['inputs'], expected)
         assert len(got['data_samples']) == 3
+
+
+def test_a_stacked_batch_is_not_stacked_again():
+    preprocess = V1Preprocessor(mean=[0.0] * 3, std=[1.0] * 3, to_rgb=True)
+    batch = torch.zeros(3, 8, 3, 4, 5, dtype=torch.uint8)
+    samples = [ActionDataSample() for _ in batch]
+    with torch.profiler.profile() as profiler:
+        preprocess(dict(inputs=batch, data_samples=samples), training=True)
+    names = {event.key for event in profiler.key_averages()}
+    assert 'aten::sub' in names
+    assert not names & {'aten::stack', 'aten::cat', 'aten::unbind'}
 
 
 def v1_frames(total, segments, length, step, shift, jitter, test_mode):
@@ -87,15 +104,23 @@ def test_sample_frames(total, segments, length, step, shift, jitter, test_mode, 
     np.random.seed(seed)
     wanted = v1_frames(total, segments, length, step, shift, jitter, test_mode)
     np.random.seed(seed)
-    sample = V1SampleFrames(segments, length, step, shift, jitter, test_mode)
-    frames = sample(dict(total_frames=total))['frame_inds']
+    frames = frame_indices(total, segments, length, step, shift, jitter, test_mode)
     assert frames.tolist() == wanted
     assert frames.min() >= 1 and frames.max() <= total
 
 
 def test_sample_frames_of_kinetics():
     """10 segments of 8 frames, every 8th, of a 10-second video."""
-    sample = V1SampleFrames(10, 8, 8, False, False, True)
+    rule = dict(
+        num_segments=10,
+        new_length=8,
+        new_step=8,
+        random_shift=False,
+        temporal_jitter=False,
+    )
+    with pytest.raises(TypeError, match='test_mode'):
+        V1SampleFrames(**rule)
+    sample = V1SampleFrames(**rule, test_mode=True)
     frames = sample(dict(total_frames=300))['frame_inds'].reshape(10, 8)
     assert frames[:, 0].tolist() == [12, 36, 60, 83, 107, 131, 155, 178, 202, 226]
     assert (np.diff(frames) == 8).all()
@@ -235,9 +260,9 @@ def test_results_softmax(tmp_path, capsys):
     assert pickle.loads(out.read_bytes())[0].tolist() == [[3, 1, 0]]
 
 
-def test_write_whole(tmp_path, monkeypatch):
+def test_checkpoints_are_written_whole(tmp_path, monkeypatch):
     path = tmp_path / 'file'
-    write_whole(str(path), b'old')
+    WholeFileBackend().put(b'old', path)
 
     def full(descriptor):
         raise OSError(28, 'No space left on device')

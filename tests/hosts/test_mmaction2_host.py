@@ -9,11 +9,15 @@ import pytest
 import torch
 from conftest import ROOT
 from hosts import HostError
-from hosts.mmaction2 import IMPORTS, load_config, translate
+from hosts.mmaction2 import build_runner, model_of
+from hosts.mmaction2_config import IMPORTS, load_config, translate
+from hosts.mmaction2_runner import build_backbone, hand_over
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils import import_modules_from_strings
+
+from resnet_dnr import ResNet_DNR
 
 CONFIGS = ROOT / 'configs'
 KINETICS = str(CONFIGS / 'DNR_resnet50_kinetics400_rgb_seg1_f8s8.py')
@@ -317,3 +321,46 @@ def test_missing_keys():
         translate(v1)
     with pytest.raises(HostError, match='no-config.py does not exist'):
         load_config('no-config.py')
+
+
+def build(tmp_path, options=None):
+    """A Runner by the demo's config, in this process."""
+    v1 = load_config(DEMO, options)
+    v1.work_dir = str(tmp_path / 'work')
+    return build_runner(translate(v1), 'none')
+
+
+def test_the_backbone_is_built_once(tmp_path, monkeypatch):
+    built = []
+    init = ResNet_DNR.__init__
+
+    def count(self, *args, **kwargs):
+        built.append(self)
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(ResNet_DNR, '__init__', count)
+    assert [model_of(build(tmp_path)).backbone] == built
+
+
+@pytest.mark.parametrize('depth, stage, channels', [(18, 1, 128), (50, 2, 1024)])
+def test_a_head_that_does_not_fit(tmp_path, depth, stage, channels):
+    """The channels that the error names are those of the stage's output."""
+    model = translate(load_config(DEMO)).model
+    model.backbone.update(depth=depth, out_indices=(stage,))
+    model.cls_head.in_channels = channels
+    out = build_backbone(model)(torch.zeros(8, 3, 64, 64))
+    assert out.size(1) == channels
+    model.cls_head.in_channels = 7
+    with pytest.raises(HostError, match=f'in_channels=7, but .* gives {channels} ch'):
+        build_backbone(model)
+
+
+def test_a_checkpoint_is_handed_over_once(tmp_path):
+    path = str(tmp_path / 'a+b (1).pth')
+    torch.save(dict(state_dict=dict(x=1)), path)
+    given = dict(state_dict=dict(x=2))
+    hand_over(given, path)
+    assert CheckpointLoader.load_checkpoint(path, 'cpu') is given
+    for name in (path, path + '.pth'):
+        torch.save(dict(state_dict=dict(x=1)), name)
+        assert CheckpointLoader.load_checkpoint(name, 'cpu')['state_dict'] == dict(x=1)

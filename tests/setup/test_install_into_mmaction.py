@@ -15,6 +15,7 @@ from conftest import ROOT, V1_CHECKOUT
 
 BACKBONES = 'mmaction/models/tenons/backbones/'
 INIT = BACKBONES + '__init__.py'
+FUSED = 'resnet_dnr_fused.py'
 CONFIG = 'configs/DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
 IMPORT = 'from .resnet_dnr import ResNet_DNR'
 ENTRY = "    'ResNet_DNR',"
@@ -81,7 +82,9 @@ def edit(path, old, new):
 def ours(tmp_path):
     """A copy of our files, with one config more, in a folder."""
     root = tmp_path / 'ours'
-    for name in ('tools/setup/install_into_mmaction.py', 'resnet_dnr.py', CONFIG):
+    script = 'tools/setup/install_into_mmaction.py'
+    fused = [FUSED] if (ROOT / FUSED).exists() else []
+    for name in [script, 'resnet_dnr.py', *fused, CONFIG]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     (root / 'configs/DNR/more').mkdir(parents=True)
@@ -177,7 +180,7 @@ def test_installs_the_files_and_two_lines_and_nothing_else(script, ours, checkou
     script()
     after = snapshot(checkout)
     assert after.keys() - before.keys() == {
-        BACKBONES + 'resnet_dnr.py',
+        *(BACKBONES + path.name for path in ours.glob('resnet_dnr*.py')),
         CONFIG,
         'configs/DNR',
         'configs/DNR/more',
@@ -198,6 +201,41 @@ def test_installs_the_files_and_two_lines_and_nothing_else(script, ours, checkou
         assert len(text.splitlines()) == 1 + len(
             (ours / here).read_bytes().splitlines()
         )
+
+
+def test_the_fused_file_comes_along(script, ours, checkout):
+    before = snapshot(checkout)
+    (ours / FUSED).write_text('fused = 1\n')
+    there = checkout / BACKBONES / FUSED
+    assert f'{there}: missing\n' in script('--check', code=1)
+    script()
+    assert there.read_text().startswith('fused = 1\n')
+    script('--check')
+    (ours / FUSED).write_text('fused = 2\n')
+    assert script('--check', code=1) == f'{there}: older version\n'
+    script()
+    edit(there, b'fused = 2', b'fused = 3')
+    assert f'{there} (edited since it was installed)' in script('--uninstall', code=1)
+    edit(there, b'fused = 3', b'fused = 2')
+    script('--uninstall')
+    assert snapshot(checkout) == before
+
+
+def test_without_the_fused_file_the_method_is_installed_alone(script, ours, checkout):
+    (ours / FUSED).write_text('fused = 1\n')
+    script()
+    (ours / FUSED).unlink()
+    there = checkout / BACKBONES / FUSED
+    assert f'{there}: left from an older version\n' in script('--check', code=1)
+    script()
+    assert not there.exists() and there.with_name('resnet_dnr.py').exists()
+    script('--check')
+    # A file of that name which is not ours is no business of this script.
+    there.write_text('theirs = True\n')
+    script('--check')
+    script()
+    script('--uninstall')
+    assert there.read_text() == 'theirs = True\n'
 
 
 def test_prints_the_commands_to_run_next(script, ours, checkout):
@@ -530,7 +568,7 @@ def test_git_status_of_a_real_checkout(tmp_path):
     configs = ROOT.glob('configs/**/*.py')
     assert status() == {
         ' M ' + INIT,
-        f'?? {BACKBONES}resnet_dnr.py',
+        *(f'?? {BACKBONES}{path.name}' for path in ROOT.glob('resnet_dnr*.py')),
         *(f'?? {path.relative_to(ROOT).as_posix()}' for path in configs),
     }
     assert git('diff', '--numstat').split() == ['2', '0', INIT]

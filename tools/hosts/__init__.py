@@ -6,11 +6,23 @@ Each host module, mmaction2 and mmaction_v1, has:
     test(args)   run testing by the arguments of tools/test_recognizer.py
     DictAction   argparse action for --cfg-options
 
-Both raise HostError for what a user can mend; checks.py has what they share.
+Both raise HostError for what a user can mend. What they share is here and in
+checks.py. The rest of mmaction2's side:
+
+    mmaction2_config.py      a v1 config as a native mmaction2 config
+    learning_rate.py         v1's learning-rate rule
+    frame_indices.py         v1's frame-index rule
+    mmaction2_components.py  what else of v1's rules mmaction2 lacks
+    mmaction2_runner.py      mmengine's Runner, checked
+
+and of mmaction v1's:
+
+    v1_fixes.py              what v1 needs on today's stack
 """
 
 import os
 import sys
+import warnings
 
 
 class HostError(Exception):
@@ -28,6 +40,16 @@ def choose_host():
     else:
         from . import mmaction2 as host
     return host
+
+
+def ignore_torch_warnings():
+    """Silence what PyTorch 2.x says in every process about two calls of hosts.
+
+    Both do what the hosts want: broadcast_buffers=False (2.13) has no
+    equivalent yet, and barrier() uses the device that the host has set.
+    """
+    warnings.filterwarnings('ignore', '`broadcast_buffers` is deprecated')
+    warnings.filterwarnings('ignore', r'barrier\(\): using the device')
 
 
 def run(task, args):

@@ -2,10 +2,11 @@
 
 Registered components for mmaction2 configs: data set, frame sampling and
 decoding, batch sampler, result metric, and checkpoints that hold plain data
-and are written whole. The translated configs of hosts/mmaction2.py name this
-module in ``custom_imports``.
+and are written whole. The native configs of mmaction2_config.py name this module
+in ``custom_imports``.
 """
 
+import inspect
 import os
 import os.path as osp
 import pickle
@@ -30,8 +31,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
+from whole_files import write_whole
 
 from . import HostError
+from .frame_indices import frame_indices
 
 
 @DATASETS.register_module()
@@ -95,74 +98,20 @@ class V1RawFrames(RawframeDataset):
 
 @TRANSFORMS.register_module()
 class V1SampleFrames(BaseTransform):
-    """Frame numbers by the rules of mmaction v1's RawFramesDataset.
-
-    ``frame_inds`` becomes an int array (num_segments * new_length,), counted
-    from 1, the frames of a segment together. Segments are new_length frames,
-    every new_step-th. Where a video is too short, its last reachable frame
-    stands for those beyond.
+    """Adds ``frame_inds``, by the rule of :func:`frame_indices`.
 
     Args:
-        num_segments (int): segments a video.
-        new_length (int): frames a segment.
-        new_step (int): distance of a segment's frames.
-        random_shift (bool): place each segment at random in its part of the
-            video; otherwise in the middle. Not used with test_mode.
-        temporal_jitter (bool): shift each frame by up to new_step - 1.
-        test_mode (bool): the rule of testing, which differs from the middle
-            rule where a video is hardly longer than a segment.
+        **rule: those of the function, without the video's length.
     """
 
-    def __init__(
-        self,
-        num_segments,
-        new_length,
-        new_step,
-        random_shift,
-        temporal_jitter,
-        test_mode,
-    ):
-        self.num_segments = num_segments
-        self.new_length = new_length
-        self.new_step = new_step
-        self.random_shift = random_shift
-        self.temporal_jitter = temporal_jitter
-        self.test_mode = test_mode
+    def __init__(self, **rule):
+        inspect.signature(frame_indices).bind(1, **rule)  # or TypeError
+        self.rule = rule
 
     def transform(self, results):
         """Add frame_inds to results, which has total_frames."""
-        total = results['total_frames']
-        span = self.new_length * self.new_step
-        places = total - span + 1  # where a segment can begin
-        if not self.test_mode and self.random_shift:
-            starts = self._random_starts(total, span, places)
-        else:
-            least = 0 if self.test_mode else self.num_segments
-            starts = np.zeros(self.num_segments, int)
-            if places > least:
-                tick = places / self.num_segments
-                starts = (tick / 2 + tick * np.arange(self.num_segments)).astype(int)
-        jitter = np.zeros(self.new_length, int)
-        if self.temporal_jitter:
-            jitter = np.random.randint(self.new_step, size=self.new_length)
-        frames = []
-        for frame in starts + 1:
-            for shift in jitter:
-                frames.append(frame + shift if frame + shift <= total else frame)
-                if frame + self.new_step < total:
-                    frame += self.new_step
-        results['frame_inds'] = np.array(frames)
+        results['frame_inds'] = frame_indices(results['total_frames'], **self.rule)
         return results
-
-    def _random_starts(self, total, span, places):
-        part = places // self.num_segments
-        if part > 0:
-            return np.arange(self.num_segments) * part + np.random.randint(
-                part, size=self.num_segments
-            )
-        if total > max(self.num_segments, span):
-            return np.sort(np.random.randint(places, size=self.num_segments))
-        return np.zeros(self.num_segments, int)
 
 
 @TRANSFORMS.register_module()
@@ -209,17 +158,30 @@ class V1Preprocessor(ActionDataPreprocessor):
     """Copies a batch to the model's device at once, and normalizes it there.
 
     ActionDataPreprocessor takes a list of clips and copies one after the
-    other, each when the device has finished what it does. Arguments are its.
-    The clips of a batch are of one size, as all crops of a config are.
+    other, each when the device has finished what it does, and stacks them.
+    This one also takes a batch that a data loader has stacked, as it is. The
+    clips of a batch are of one size, as all crops of a config are.
+
+    Args:
+        mean, std (sequence of float): a number a channel, in the order after
+            to_rgb.
+        to_rgb (bool): swap the channels, BGR to RGB, before normalizing.
+        format_shape (str): of the clips, 'NCHW'.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, mean, std, to_rgb=False, format_shape='NCHW'):
+        super().__init__(mean, std, to_rgb, format_shape=format_shape)
+        if format_shape != 'NCHW':
+            raise ValueError(f'format_shape={format_shape!r} should be NCHW')
         self._non_blocking = True  # ActionDataPreprocessor passes none on
 
     def preprocess(self, inputs, data_samples, training=False):
-        """inputs: clips, as a list or stacked, (clips, images, 3, H, W)."""
-        return super().preprocess(list(inputs), data_samples, training)
+        """inputs: clips, stacked or as a list, (clips, images, 3, H, W)."""
+        if not torch.is_tensor(inputs):
+            inputs = torch.stack(inputs)
+        if self.to_rgb:
+            inputs = inputs[:, :, [2, 1, 0]]
+        return (inputs - self.mean).div_(self.std), data_samples
 
 
 @DATA_SAMPLERS.register_module()
@@ -331,38 +293,12 @@ class PlainCheckpointHook(Hook):
                 scalars[name] = HistoryBuffer(*(values.numpy() for values in history))
 
 
-def write_whole(path, content):
-    """Write bytes to a temporary name beside path, then rename.
-
-    Args:
-        path (str): the file.
-        content (bytes): all of it.
-
-    Raises:
-        OSError: what failed, with path as its filename; path is as it was,
-            and nothing is left beside.
-    """
-    temporary = f'{path}.{os.getpid()}.tmp'
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = path
-        raise
-    finally:
-        if osp.exists(temporary):
-            os.remove(temporary)
-
-
 class WholeFileBackend(LocalBackend):
     """Local files, each written whole: a kill leaves no half checkpoint."""
 
     def put(self, obj, filepath):
         os.makedirs(osp.dirname(filepath) or '.', exist_ok=True)
-        write_whole(str(filepath), obj)
+        write_whole(filepath, obj)
 
 
 register_backend('whole_file', WholeFileBackend, force=True)

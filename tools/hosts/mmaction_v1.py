@@ -6,17 +6,19 @@ which imports the main script anew, gets the same. The guards, below, are for
 faults that v1 has on any stack.
 """
 
-import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 import subprocess
 import sys
 
 import torch.distributed as dist
+from checkpoint_files import fill_model, read_checkpoint, reason_of
+from whole_files import replacing
 
 from . import HostError, v1_fixes
-from .checks import check_clips, check_out, fill_model, read_checkpoint
+from .checks import check_clips, check_gpus, check_out
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ROOT = os.path.abspath(os.environ['MMACTION_ROOT'])
@@ -55,17 +57,17 @@ def train(args):
         args (argparse.Namespace): config, work_dir, resume_from, validate,
             gpus, seed, launcher, cfg_options.
     """
-    if args.launcher == 'none' and args.gpus > 1:
-        raise HostError(
-            f'--gpus {args.gpus} needs a process a GPU: '
-            f'tools/dist_train_recognizer.sh CONFIG {args.gpus}'
-        )
+    check_gpus(args)
     options = ['--validate'] if args.validate else []
-    if args.resume_from and 'message_hub' in read_checkpoint(args.resume_from):
-        raise HostError(
-            f'{args.resume_from} is a checkpoint of the mmaction2 '
-            'host; v1 resumes its own only'
-        )
+    if args.resume_from:
+        checkpoint = read_checkpoint(args.resume_from)
+        if 'message_hub' in checkpoint:
+            raise HostError(
+                f'{args.resume_from} is a checkpoint of the mmaction2 '
+                'host; v1 resumes its own only'
+            )
+        hand_over(checkpoint, args.resume_from)
+        del checkpoint
     for name in ('work_dir', 'resume_from', 'seed'):
         if getattr(args, name) is not None:
             options += ['--' + name, str(getattr(args, name))]
@@ -131,7 +133,10 @@ def add_backbone():
     from mmaction.models import BACKBONES
 
     if 'ResNet_DNR' not in BACKBONES.module_dict:
-        load_module('resnet_dnr', os.path.join(REPO, 'resnet_dnr.py'))
+        if REPO not in sys.path:
+            sys.path.insert(1, REPO)
+        # By its name, so that it finds resnet_dnr_fused.py beside it.
+        importlib.import_module('resnet_dnr')
 
 
 def merge_options(args):
@@ -294,35 +299,44 @@ def guard_files():
     """Results and checkpoints cut short are files like any other."""
     from mmcv.runner import epoch_based_runner
 
-    mmcv.dump = whole(mmcv.dump)
-    epoch_based_runner.save_checkpoint = whole(epoch_based_runner.save_checkpoint)
+    dump, save = mmcv.dump, epoch_based_runner.save_checkpoint
+
+    @functools.wraps(dump)
+    def dump_whole(obj, file=None, file_format=None, **kwargs):
+        if not isinstance(file, str):
+            return dump(obj, file, file_format, **kwargs)
+        # A temporary name has not the ending that tells dump the format.
+        file_format = file_format or file.rpartition('.')[2]
+        with replacing(file) as temporary:
+            return dump(obj, temporary, file_format, **kwargs)
+
+    @functools.wraps(save)
+    def save_whole(model, filename, *args, **kwargs):
+        with replacing(filename) as temporary:
+            return save(model, temporary, *args, **kwargs)
+
+    mmcv.dump, epoch_based_runner.save_checkpoint = dump_whole, save_whole
 
 
-def whole(write):
-    """A function that writes to another name first, then renames.
+def hand_over(checkpoint, path):
+    """Let mmcv have a checkpoint that was read, in place of the file.
 
     Args:
-        write (callable): write(obj, file, ...), where file may be a path.
-
-    Returns:
-        callable: The same for other files than paths.
+        checkpoint (dict): What read_checkpoint returned.
+        path (str): Where it is from. mmcv gets the checkpoint when it loads
+            from there first, and the file's content after that.
     """
+    from mmcv.runner import checkpoint as loader
 
-    @functools.wraps(write)
-    def write_whole(obj, file=None, *args, **kwargs):
-        if not isinstance(file, str):
-            return write(obj, file, *args, **kwargs)
-        folder, name = os.path.split(file)
-        part = os.path.join(folder, f'.{os.getpid()}.{name}')
-        try:
-            result = write(obj, part, *args, **kwargs)
-            os.replace(part, file)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(part)
-        return result
+    read, given = loader._load_checkpoint, [checkpoint]
 
-    return write_whole
+    @functools.wraps(read)
+    def load_given(filename, *args, **kwargs):
+        if filename == path and given:
+            return given.pop()
+        return read(filename, *args, **kwargs)
+
+    loader._load_checkpoint = load_given
 
 
 def load_filled_checkpoint(model, filename, map_location=None):
@@ -350,11 +364,9 @@ def load_filled_checkpoint(model, filename, map_location=None):
         checkpoint = loader._load_checkpoint(filename, map_location)
         state = checkpoint.get('state_dict', checkpoint)
     except Exception as error:
-        # PyTorch's text is long and tells how to load it unsafely.
-        reason = str(error).split('WeightsUnpickler error: ')[-1]
-        reason = reason.split('\n')[0]
         raise HostError(
-            f'checkpoint {filename} cannot be read: {type(error).__name__}: {reason}'
+            f'checkpoint {filename} cannot be read: {type(error).__name__}: '
+            f'{reason_of(error)}'
         ) from error
     fill_model(model, state, filename)
     return checkpoint

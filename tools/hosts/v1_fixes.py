@@ -21,6 +21,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from hosts import ignore_torch_warnings
+
 TORCH = tuple(int(n) for n in re.match(r'(\d+)\.(\d+)', torch.__version__).groups())
 
 
@@ -194,15 +196,10 @@ def fix_ddp_replicated_tensor():
 
 
 def fix_torch_warnings():
-    """PyTorch 2.x warns in every process about two calls that v1 makes.
-
-    Both do what v1 wants: broadcast_buffers=False (2.13) has no equivalent
-    yet, and barrier() uses the device that v1 has set.
-    """
+    """PyTorch 2.x warns in every process about two calls that v1 makes."""
     if TORCH < (2, 0):
         return False
-    warnings.filterwarnings('ignore', '`broadcast_buffers` is deprecated')
-    warnings.filterwarnings('ignore', r'barrier\(\): using the device')
+    ignore_torch_warnings()
     return True
 
 

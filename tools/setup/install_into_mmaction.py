@@ -6,10 +6,12 @@
     tools/setup/install_into_mmaction.py PATH --uninstall  take it out again
 
 What goes where:
-  resnet_dnr.py    into mmaction/models/tenons/backbones/
-  configs/**/*.py  to the same relative paths under configs/
-  two lines        into mmaction/models/tenons/backbones/__init__.py: the
-                   import and, first in the list, the entry of __all__
+  resnet_dnr.py        into mmaction/models/tenons/backbones/
+  resnet_dnr_fused.py  beside it, where this repository has it: the method runs
+                       without it, but slower
+  configs/**/*.py      to the same relative paths under configs/
+  two lines            into mmaction/models/tenons/backbones/__init__.py: the
+                       import and, first in the list, the entry of __all__
 
 No record is kept in the checkout. Each copy ends in a comment with a checksum
 of its path and text instead, which tells what may be touched:
@@ -40,6 +42,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 BACKBONES = 'mmaction/models/tenons/backbones/'
 INIT = BACKBONES + '__init__.py'
+MODULES = ('resnet_dnr.py', 'resnet_dnr_fused.py')  # the second is optional
 IMPORT = b'from .resnet_dnr import ResNet_DNR'
 ENTRY = b"    'ResNet_DNR',"
 # Stays as the first version wrote it, so that copies of then are known.
@@ -97,7 +100,9 @@ def check_checkout(root):
 
 def our_files():
     """Returns the text of our files, by their relative path in a checkout."""
-    files = {BACKBONES + 'resnet_dnr.py': REPO / 'resnet_dnr.py'}
+    files = {
+        BACKBONES + name: REPO / name for name in MODULES if (REPO / name).exists()
+    }
     for path in sorted(REPO.glob('configs/**/*.py')):
         files[path.relative_to(REPO).as_posix()] = path
     return {rel: path.read_bytes() for rel, path in files.items()}
@@ -118,7 +123,8 @@ def is_stamped(rel, data):
 
 def installed_files(root):
     """Returns the relative paths of all unedited copies, of any version."""
-    paths = [root / BACKBONES / 'resnet_dnr.py', *root.glob('configs/**/*.py')]
+    paths = [root / BACKBONES / name for name in MODULES]
+    paths += root.glob('configs/**/*.py')
     rels = [p.relative_to(root).as_posix() for p in paths if p.is_file()]
     return [rel for rel in rels if is_stamped(rel, (root / rel).read_bytes())]
 

@@ -97,8 +97,8 @@ from analysis.benchmark import (  # noqa: E402
     first_line,
     write_json,
 )
+from checkpoint_files import fill_model, read_checkpoint  # noqa: E402
 from hosts import HostError, mmaction2, run  # noqa: E402
-from hosts.checks import fill_model, read_checkpoint  # noqa: E402
 from recalibrate_norm import (  # noqa: E402
     choose_norms,
     estimate,

@@ -1,0 +1,405 @@
+"""A config in mmaction v1's schema as a native mmaction2 config.
+
+:func:`translate` keeps v1's rules: the same frames, crops, normalization,
+learning rates and averaging. A key that cannot be honoured is an error that
+names it.
+"""
+
+import math
+import os.path as osp
+
+import torch
+from mmengine.config import Config
+
+from . import HostError
+from .checks import check_clips
+from .config_keys import Keys
+from .learning_rate import schedulers_of
+
+# What the native config imports: the backbone, and v1's rules.
+IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components']
+# What mmaction v1 reads and a config need not have.
+OPTIONAL = ('cudnn_benchmark', 'find_unused_parameters', 'load_from', 'resume_from')
+
+
+def load_config(path, cfg_options=None):
+    """Read a config file in v1's schema.
+
+    Args:
+        path (str): the file.
+        cfg_options (dict | None): values to set, by dotted keys.
+
+    Returns:
+        mmengine.Config
+
+    Raises:
+        HostError: there is no such file, or the options do not fit it.
+    """
+    if not osp.isfile(path):
+        raise HostError(f'config {path} does not exist')
+    cfg = Config.fromfile(path)
+    for key in cfg_options or {}:
+        name = key.split('.')[0]
+        if name not in cfg and name not in OPTIONAL:
+            raise HostError(f'--cfg-options {key}: {path} has no {name}')
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except (TypeError, KeyError) as error:
+        raise HostError(f'--cfg-options does not fit {path}: {error}') from error
+    return cfg
+
+
+def translate(v1, validate=False):
+    """A v1 config as a native mmaction2 config.
+
+    Args:
+        v1 (mmengine.Config): in mmaction v1's schema.
+        validate (bool): validate after every epoch on data.val.
+
+    Returns:
+        mmengine.Config: for mmengine's Runner, with the parts for training,
+        validation where wanted, and testing.
+
+    Raises:
+        HostError: a key that is missing or cannot be honoured.
+    """
+    for key in ('model', 'data', 'total_epochs', 'optimizer', 'work_dir'):
+        if key not in v1:
+            raise HostError(f'the config has no {key}')
+    for key in ('train_cfg', 'test_cfg'):
+        if v1.get(key):
+            raise HostError(f'{key}={v1[key]!r} cannot be honoured: TSN2D takes none')
+    if [tuple(flow) for flow in v1.get('workflow', [('train', 1)])] != [('train', 1)]:
+        raise HostError(
+            f'workflow={v1.workflow!r} cannot be honoured, only '
+            f"[('train', 1)]; --validate validates"
+        )
+    model, spatial_size = _model(v1.model)
+    data = Keys('data', v1.data)
+    videos_per_gpu = data.take('videos_per_gpu')
+    workers_per_gpu = data.take('workers_per_gpu')
+    num_classes = model['cls_head']['num_classes']
+    loaders, norms = {}, {}
+    for split in ('train', 'val', 'test'):
+        loaders[split], norms[split] = _dataloader(
+            split,
+            data.take(split),
+            v1.model.backbone,
+            spatial_size,
+            num_classes,
+            videos_per_gpu,
+            workers_per_gpu,
+        )
+    data.finish()
+    if not norms['train'] == norms['val'] == norms['test']:
+        raise HostError(
+            'img_norm_cfg must be the same in data.train, '
+            'data.val and data.test: mmaction2 normalizes in the '
+            'model'
+        )
+    model['data_preprocessor'] = dict(
+        type='V1Preprocessor', format_shape='NCHW', **norms['train']
+    )
+    epochs = v1.total_epochs
+    for name, value in (
+        ('total_epochs', epochs),
+        ('data.videos_per_gpu', videos_per_gpu),
+        ('data.workers_per_gpu', workers_per_gpu + 1),
+    ):
+        if value < 1:
+            raise HostError(f'{name} is too small')
+    cfg = dict(
+        default_scope='mmaction',
+        custom_imports=dict(imports=IMPORTS, allow_failed_imports=False),
+        work_dir=v1.work_dir,
+        model=model,
+        train_dataloader=loaders['train'],
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1),
+        test_dataloader=loaders['test'],
+        test_cfg=dict(type='TestLoop'),
+        test_evaluator=dict(type='AccMetric'),
+        optim_wrapper=_optim_wrapper(v1),
+        param_scheduler=schedulers_of(v1.get('lr_config') or dict(), epochs),
+        load_from=v1.get('load_from'),
+        resume=False,
+        find_unused_parameters=v1.get('find_unused_parameters', False),
+        log_level=v1.get('log_level', 'INFO'),
+    )
+    if validate:
+        cfg.update(
+            val_dataloader=loaders['val'],
+            val_cfg=dict(type='ValLoop'),
+            val_evaluator=dict(type='AccMetric'),
+        )
+    cfg.update(_runtime(v1))
+    return Config(cfg)
+
+
+def _model(values):
+    """TSN2D as Recognizer2D with a TSNHead; and the size that it pools."""
+    model = Keys('model', values)
+    model.expect('type', ['TSN2D'])
+    model.expect('modality', ['RGB'], 'RGB')
+    model.expect('in_channels', [3], 3)
+    backbone = dict(model.take('backbone'))
+    Keys('model.backbone', backbone).expect('type', ['ResNet_DNR'])
+    if len(backbone.get('out_indices', ())) != 1:
+        raise HostError(
+            'model.backbone.out_indices should name the one stage '
+            'that the head sees, such as (3, )'
+        )
+    spatial = Keys(
+        'model.spatial_temporal_module', model.take('spatial_temporal_module')
+    )
+    spatial.expect('type', ['SimpleSpatialModule'])
+    spatial.expect('spatial_type', ['avg'], 'avg')
+    spatial_size = spatial.take('spatial_size', 7)
+    spatial.finish()
+    consensus = Keys('model.segmental_consensus', model.take('segmental_consensus'))
+    consensus.expect('type', ['SimpleConsensus'])
+    consensus.expect('consensus_type', ['avg'])
+    consensus.expect('dim', [1], 1)
+    consensus.finish()
+    head = Keys('model.cls_head', model.take('cls_head'))
+    model.finish()
+    head.expect('type', ['ClsHead'])
+    head.expect('with_avg_pool', [False], True)
+    head.expect('temporal_feature_size', [1], 1)
+    head.expect('spatial_feature_size', [1], 7)
+    head.expect('fcn_testing', [False], False)
+    num_classes = head.take('num_classes', 101)
+    translated = dict(
+        type='Recognizer2D',
+        backbone=backbone,
+        cls_head=dict(
+            type='TSNHead',
+            num_classes=num_classes,
+            in_channels=head.take('in_channels', 2048),
+            dropout_ratio=head.take('dropout_ratio', 0.8),
+            init_std=head.take('init_std', 0.01),
+            topk=(1, 5) if num_classes >= 5 else (1,),
+            average_clips='score',
+        ),
+    )
+    head.finish()
+    return translated, spatial_size
+
+
+def _dataloader(
+    split, values, backbone, spatial_size, num_classes, videos_per_gpu, workers_per_gpu
+):
+    """A RawFramesDataset's loader, and its normalization."""
+    data = Keys(f'data.{split}', values)
+    data.expect('type', ['RawFramesDataset'])
+    data.expect('modality', ['RGB'], 'RGB')
+    data.expect('input_format', ['NCHW'], 'NCHW')
+    for key, default in (
+        ('div_255', False),
+        ('resize_crop', False),
+        ('rescale_crop', False),
+        ('pre_mean_npy', None),
+        ('img_scale_file', None),
+        ('proposal_file', None),
+    ):
+        data.expect(key, [default], default)
+    for key in ('size_divisor', 'num_max_proposals', 'resize_ratio'):
+        data.take(key, None)  # v1 takes these and does nothing with them
+    norm = Keys(f'data.{split}.img_norm_cfg', data.take('img_norm_cfg'))
+    normalization = dict(
+        mean=list(norm.take('mean')),
+        std=list(norm.take('std')),
+        to_rgb=norm.take('to_rgb', True),
+    )
+    norm.finish()
+
+    training = split == 'train'
+    test_mode = data.take('test_mode', not training)
+    check_clips(split, values, backbone)
+    num_segments = data.take('num_segments', 3)
+    new_length = data.take('new_length', 1)
+    input_size = data.take('input_size', 224)
+    width, height = (
+        (input_size, input_size) if isinstance(input_size, int) else input_size
+    )
+    oversample = data.expect('oversample', [None, 'three_crop', 'ten_crop'], None)
+    _check_feature_size(split, width, height, backbone, spatial_size, oversample)
+    scale = data.take('img_scale', 256)
+    keep_ratio = data.take('resize_keep_ratio', True)
+    if isinstance(scale, int):
+        if not keep_ratio:
+            raise HostError(
+                f'data.{split}.img_scale={scale} is a short side: with '
+                f'resize_keep_ratio=False give (width, height)'
+            )
+        scale = (-1, scale)
+
+    pipeline = [
+        dict(
+            type='V1SampleFrames',
+            num_segments=num_segments,
+            new_length=new_length,
+            new_step=data.take('new_step', 1),
+            random_shift=data.take('random_shift', True),
+            temporal_jitter=data.take('temporal_jitter', False),
+            test_mode=test_mode,
+        ),
+        dict(type='V1FrameDecode'),
+        dict(type='Resize', scale=tuple(scale), keep_ratio=keep_ratio),
+    ]
+    multiscale = data.take('multiscale_crop', False)
+    random_crop = data.take('random_crop', False)
+    more_fix_crop = data.take('more_fix_crop', False)
+    scales = data.take('scales', None) or [1, 0.875, 0.75, 0.66]
+    max_distort = data.take('max_distort', 1)
+    if oversample:
+        crop = 'ThreeCrop' if oversample == 'three_crop' else 'TenCrop'
+        pipeline.append(dict(type=crop, crop_size=(width, height)))
+    elif multiscale:
+        pipeline += [
+            dict(
+                type='MultiScaleCrop',
+                input_size=(width, height),
+                scales=tuple(scales),
+                max_wh_scale_gap=max_distort,
+                random_crop=random_crop,
+                num_fixed_crops=13 if more_fix_crop else 5,
+            ),
+            dict(type='Resize', scale=(width, height), keep_ratio=False),
+        ]
+    else:
+        pipeline.append(dict(type='CenterCrop', crop_size=(width, height)))
+    flip_ratio = data.take('flip_ratio', 0.5)
+    if flip_ratio:
+        pipeline.append(dict(type='Flip', flip_ratio=flip_ratio))
+    pipeline += [
+        dict(type='FormatShape', input_format='NCHW'),
+        dict(type='PackActionInputs'),
+    ]
+
+    dataset = dict(
+        type='V1RawFrames',
+        ann_file=data.take('ann_file'),
+        data_prefix=dict(img=data.take('img_prefix')),
+        filename_tmpl=data.take('image_tmpl', 'img_{}.jpg'),
+        num_classes=num_classes,
+        test_mode=not training,
+        pipeline=pipeline,
+    )
+    data.finish()
+    for key, value in (
+        ('ann_file', dataset['ann_file']),
+        ('img_prefix', dataset['data_prefix']['img']),
+    ):
+        if not isinstance(value, str):
+            raise HostError(f'data.{split}.{key} should be one path, got {value!r}')
+    if training:
+        batch_size = videos_per_gpu
+        sampler = dict(type='FullBatchSampler', batch_size=batch_size)
+    else:
+        # v1 takes one video at a time, and one process to load them. The
+        # scores are the same; where a video has fewer images than a batch in
+        # training, a batch has no more.
+        crops = {None: 1, 'three_crop': 3, 'ten_crop': 10}[oversample]
+        batch_size = max(1, videos_per_gpu // (num_segments * crops))
+        sampler = dict(type='DefaultSampler', shuffle=False)
+    return dict(
+        batch_size=batch_size,
+        num_workers=workers_per_gpu,
+        persistent_workers=workers_per_gpu > 0,
+        # Batches are stacked by the loaders and received beside the
+        # computation.
+        collate_fn=dict(type='default_collate'),
+        pin_memory=True,
+        sampler=sampler,
+        dataset=dataset,
+    ), normalization
+
+
+def _check_feature_size(split, width, height, backbone, spatial_size, oversample):
+    """v1 pools exactly spatial_size x spatial_size features."""
+    if split == 'test' and oversample == 'three_crop':
+        spatial_size = 8  # v1's test script sets it
+    stages = backbone['out_indices'][0] + 1
+    stride = 4 * math.prod(backbone.get('strides', (1, 2, 2, 2))[:stages])
+    features = -(-height // stride), -(-width // stride)
+    if features != (spatial_size, spatial_size):
+        raise HostError(
+            f'data.{split}.input_size={width} x {height} gives '
+            f'{features[1]} x {features[0]} features, but '
+            + (
+                "three_crop in testing pools 8 x 8, as mmaction v1's test "
+                'script sets it: use an input_size of 256'
+                if split == 'test' and oversample == 'three_crop'
+                else f'model.spatial_temporal_module.spatial_size={spatial_size}'
+            )
+        )
+
+
+def _optim_wrapper(v1):
+    optimizer = dict(v1.optimizer)
+    if not hasattr(torch.optim, optimizer.get('type', '')):
+        raise HostError(
+            f'optimizer.type={optimizer.get("type")!r} is no optimizer of PyTorch'
+        )
+    wrapper = dict(type='OptimWrapper', optimizer=optimizer)
+    if 'paramwise_cfg' in optimizer:
+        wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')
+    config = Keys('optimizer_config', v1.get('optimizer_config') or dict())
+    grad_clip = config.take('grad_clip', None)
+    if grad_clip:
+        wrapper['clip_grad'] = dict(grad_clip)
+    config.finish()
+    return wrapper
+
+
+def _runtime(v1):
+    """Hooks, logging and distribution."""
+    checkpoint = Keys(
+        'checkpoint_config',
+        v1.get('checkpoint_config') or dict(interval=v1.total_epochs),
+    )
+    checkpoint_hook = dict(
+        type='CheckpointHook',
+        interval=checkpoint.take('interval', 1),
+        max_keep_ckpts=checkpoint.take('max_keep_ckpts', -1),
+        save_optimizer=checkpoint.take('save_optimizer', True),
+        backend_args=dict(backend='whole_file'),
+    )
+    checkpoint.expect('by_epoch', [True], True)
+    checkpoint.finish()
+    log = Keys('log_config', v1.get('log_config') or dict())
+    interval = log.take('interval', 10)
+    backends = [dict(type='LocalVisBackend')]
+    for hook in log.take('hooks', []):
+        hook = Keys('log_config.hooks', hook)
+        if (
+            hook.expect('type', ['TextLoggerHook', 'TensorboardLoggerHook'])
+            == 'TensorboardLoggerHook'
+        ):
+            backends.append(dict(type='TensorboardVisBackend'))
+        hook.finish()
+    log.finish()
+    dist = Keys('dist_params', v1.get('dist_params') or dict())
+    backend = dist.take('backend', 'nccl')
+    dist.finish()
+    return dict(
+        default_hooks=dict(
+            runtime_info=dict(type='RuntimeInfoHook'),
+            timer=dict(type='IterTimerHook'),
+            logger=dict(type='LoggerHook', interval=interval),
+            param_scheduler=dict(type='ParamSchedulerHook'),
+            checkpoint=checkpoint_hook,
+            sampler_seed=dict(type='DistSamplerSeedHook'),
+            # Processes evaluate, and the checkpoint holds, the mean of
+            # their running statistics.
+            sync_buffers=dict(type='SyncBuffersHook'),
+        ),
+        custom_hooks=[dict(type='PlainCheckpointHook')],
+        log_processor=dict(type='LogProcessor', window_size=interval),
+        visualizer=dict(type='ActionVisualizer', vis_backends=backends),
+        env_cfg=dict(
+            cudnn_benchmark=v1.get('cudnn_benchmark', False),
+            mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+            dist_cfg=dict(backend=backend),
+        ),
+    )
