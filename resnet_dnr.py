@@ -434,9 +434,11 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N * T, C_in, H, W) to (N * T, C_out, H', W')."""
-        state = None
+        relay, state = self.relay, None
+        if relay is not None and fused is not None:
+            relay = fused.share(relay, x)
         for name in self.block_names:
-            x, state = getattr(self, name)(x, self.relay, state)
+            x, state = getattr(self, name)(x, relay, state)
         return x
 
 
@@ -820,7 +822,9 @@ def choose_backend(wanted: str, x: Tensor, relay: RelayCell) -> str:
     if fused is not None:
         return fused.choose(wanted, x, relay)
     if wanted in ('triton', 'aten'):
-        raise RuntimeError(f'backend={wanted!r} needs resnet_dnr_fused.py beside {__file__}')
+        raise RuntimeError(
+            f'backend={wanted!r} needs resnet_dnr_fused.py beside {__file__}'
+        )
     return 'plain'
 
 

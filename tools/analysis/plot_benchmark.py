@@ -51,8 +51,9 @@ def read(path):
     kind = content.get('benchmark') if isinstance(content, dict) else None
     if kind != 'backbones':
         raise PlotError(
-            f'{path} has no ratios: it is of tools/analysis/benchmark.py --e2e'
-            if kind == 'training'
+            f'{path} has no ratios: it is of tools/analysis/benchmark.py '
+            + ('--e2e' if kind == 'training' else '--cold')
+            if kind in ('training', 'cold')
             else f'{path} was not written by tools/analysis/benchmark.py'
         )
     reference, device = content['reference'], content['device']

@@ -1,6 +1,5 @@
 """What the plot_*.py share: matplotlib without a screen, files, and faults."""
 
-import os
 from pathlib import Path
 
 import matplotlib
@@ -8,6 +7,7 @@ import matplotlib
 matplotlib.use('Agg')
 matplotlib.rcParams['svg.hashsalt'] = 'ResNet-DNR'  # alike, run after run
 import matplotlib.pyplot as plt  # noqa: E402
+from whole_files import replacing  # noqa: E402
 
 
 class PlotError(Exception):
@@ -26,16 +26,15 @@ def save(figure, path, name):
     Raises:
         PlotError: the file cannot be written, or its format is unknown.
     """
-    path = Path(path)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    kind = path.suffix[1:]
+    kind = Path(path).suffix[1:]
     try:
-        figure.savefig(
-            temporary, format=kind, metadata={'Date': None} if kind == 'svg' else None
-        )
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            figure.savefig(
+                temporary,
+                format=kind,
+                metadata={'Date': None} if kind == 'svg' else None,
+            )
     except (OSError, ValueError) as error:  # ValueError: an unknown format
-        temporary.unlink(missing_ok=True)
         reason = getattr(error, 'strerror', None) or error
         raise PlotError(f'cannot write {name} {path}: {reason}') from error
     plt.close(figure)

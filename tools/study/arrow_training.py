@@ -1,0 +1,110 @@
+"""The processes that train and test a run of the arrow study."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+
+from hosts import HostError
+from study.arrow_runs import commands
+from whole_files import remove_unfinished, write_json
+
+SECONDS_TO_STOP = 10  # for a child, before it is killed
+
+
+class Stopped(Exception):
+    """The time is over, or a signal came."""
+
+
+def threads(jobs):
+    """Threads for each of several processes that share the cores."""
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
+def run_child(plan, step, command, device, jobs, lock, stop):
+    """Run a script in a process and add its seconds to the run's state.
+
+    Args:
+        plan (Plan): the run.
+        step (str): 'train' or 'test'; its log is STEP.log.
+        command (list): the script and its arguments.
+        device (str | None): for CUDA_VISIBLE_DEVICES.
+        jobs (int): processes that share the cores.
+        lock (int): descriptor of a locked file, locked while a child lives.
+        stop (threading.Event): ends the process early.
+
+    Raises:
+        Stopped: it did.
+        HostError: the process failed; the text has its log and last lines.
+    """
+    env = dict(os.environ)
+    env.pop('MMACTION_ROOT', None)  # mmaction2 is the host here
+    env.setdefault('OMP_NUM_THREADS', str(threads(jobs)))
+    if device is not None:
+        env['CUDA_VISIBLE_DEVICES'] = device
+    log = plan.folder / f'{step}.log'
+    start = time.perf_counter()
+    with open(log, 'a') as file:
+        # In a session of its own, so that its data loaders end with it.
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            env=env,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock],
+        )
+    while process.poll() is None and not stop.wait(0.2):
+        pass
+    stopped = process.poll() is None
+    for number in (signal.SIGTERM, signal.SIGKILL) if stopped else ():
+        os.killpg(process.pid, number)
+        try:
+            process.wait(SECONDS_TO_STOP)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    state = plan.read_state()
+    state['seconds'][step] = state['seconds'].get(step, 0) + time.perf_counter() - start
+    write_json(plan.folder / 'state.json', state)
+    if stopped:
+        raise Stopped
+    if process.returncode:
+        with open(log, errors='replace') as file:
+            last = ''.join(deque(file, 8)).rstrip()
+        raise HostError(
+            f'{step} failed with exit status '
+            f'{process.returncode}, see {log}, which ends:\n'
+            f'{last}'
+        )
+
+
+def train_and_test(plan, devices, jobs, lock, stop):
+    """Do what is left of a run's training and testing.
+
+    Args:
+        plan (Plan): the run.
+        devices (queue.Queue): of values for CUDA_VISIBLE_DEVICES, or None;
+            one is taken and put back.
+        jobs, lock, stop: see :func:`run_child`.
+    """
+    if stop.is_set():
+        raise Stopped
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(plan.folder)  # of a process that was stopped while it wrote
+    write_json(plan.folder / 'state.json', plan.read_state())
+    device = devices.get()
+    try:
+        checkpoint, epoch = plan.last_checkpoint()
+        command = commands(plan)
+        if epoch < plan.epochs:
+            resume = ['--resume_from', checkpoint] if checkpoint else []
+            # After the config; --cfg-options takes all that follows it.
+            train = command['train'][:2] + resume + command['train'][2:]
+            run_child(plan, 'train', train, device, jobs, lock, stop)
+        if not (plan.folder / 'results.pkl').exists():
+            run_child(plan, 'test', command['test'], device, jobs, lock, stop)
+    finally:
+        devices.put(device)
