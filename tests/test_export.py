@@ -97,15 +97,18 @@ def check_program(model, program):
         assert_agrees(program.module(), model, 1e-5)
 
 
+@pytest.mark.full
 def test_resnet18(resnet18):
     check_program(*resnet18)
 
 
+@pytest.mark.full
 def test_resnet50():
     model = build(50)
     check_program(model, export(model))
 
 
+@pytest.mark.full
 def test_images():
     """The backbone by itself exports, for as many images as it is shown."""
     backbone, images = build(50, stages=1).backbone, clips(2).flatten(0, 1)
@@ -134,6 +137,7 @@ def check_onnx(model, program, folder):
     )
 
 
+@pytest.mark.full
 def test_onnx_resnet18(resnet18, tmp_path):
     check_onnx(*resnet18, tmp_path)
 

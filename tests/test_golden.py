@@ -245,6 +245,7 @@ def test_resnet50(running_stats):
     compare_training(model, golden, names, y, upstream)
 
 
+@pytest.mark.full
 def test_resnet50_true_gradient():
     """Below layer4.0.bn2, where the figures are off, ours are the slopes.
 

@@ -6,6 +6,7 @@ a training step leaves.
 """
 
 import literal
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -60,25 +61,8 @@ def clip_lengths(draw):
     return group * groups, groups
 
 
-@settings(derandomize=True, deadline=None, max_examples=10, database=None)
-@given(
-    depth=st.sampled_from([18, 34]),
-    lengths=clip_lengths(),
-    clips=st.integers(1, 3),
-    dnr=st.sampled_from(MODES),
-    running_stats=st.sampled_from(RUNNING_STATS),
-    seed=st.integers(0, 999),
-)
-@example(18, (8, 4), 2, 'both', 'grouped', 0)
-@example(34, (8, 4), 2, 'both', 'shared', 0)
-@example(50, (6, 3), 2, 'both', 'grouped', 1)
-@example(50, (4, 2), 2, 'cross_layer', 'grouped', 2)
-@example(50, (4, 2), 2, 'cross_temporal', 'shared', 3)
-@example(101, (4, 2), 2, 'both', 'shared', 4)
-@example(152, (3, 1), 2, 'both', 'grouped', 5)
-def test_equals_the_literal_implementation(
-    depth, lengths, clips, dnr, running_stats, seed
-):
+def check(depth, lengths, clips, dnr, running_stats, seed):
+    """Compare a network's evaluation and one training step."""
     n_segment, num_groups = lengths
     # The last stage has one position an image at 32 pixels, four at 33. A
     # group of one or two values has no statistics worth comparing.
@@ -120,3 +104,31 @@ def test_equals_the_literal_implementation(
             else:
                 assert_close(value, p[name], name)
                 assert torch.equal(value, before[name]) != training, name
+
+
+@pytest.mark.parametrize('depth, running_stats', [(18, 'grouped'), (50, 'shared')])
+def test_two_networks(depth, running_stats):
+    check(depth, (6, 3), 2, 'both', running_stats, 0)
+
+
+@pytest.mark.full
+@settings(derandomize=True, deadline=None, max_examples=10, database=None)
+@given(
+    depth=st.sampled_from([18, 34]),
+    lengths=clip_lengths(),
+    clips=st.integers(1, 3),
+    dnr=st.sampled_from(MODES),
+    running_stats=st.sampled_from(RUNNING_STATS),
+    seed=st.integers(0, 999),
+)
+@example(18, (8, 4), 2, 'both', 'grouped', 0)
+@example(34, (8, 4), 2, 'both', 'shared', 0)
+@example(50, (6, 3), 2, 'both', 'grouped', 1)
+@example(50, (4, 2), 2, 'cross_layer', 'grouped', 2)
+@example(50, (4, 2), 2, 'cross_temporal', 'shared', 3)
+@example(101, (4, 2), 2, 'both', 'shared', 4)
+@example(152, (3, 1), 2, 'both', 'grouped', 5)
+def test_equals_the_literal_implementation(
+    depth, lengths, clips, dnr, running_stats, seed
+):
+    check(depth, lengths, clips, dnr, running_stats, seed)

@@ -124,8 +124,8 @@ def test_exact(options):
 
 @pytest.mark.skipif(
     not torch.cuda.is_available(),
-    reason='needs a GPU. There: '
-    'python -m pytest tests/test_recalibrate_norm.py -k on_cuda',
+    reason='no CUDA here; on a machine with a GPU: '
+    './tools/run_tests.sh tests/test_recalibrate_norm.py -k on_cuda',
 )
 @pytest.mark.parametrize('running_stats', ['grouped', 'shared'])
 def test_on_cuda(running_stats, monkeypatch):
@@ -321,17 +321,21 @@ def recalibrated(trained):
     return run(sys.executable, SCRIPT, CONFIG, 'spoiled.pth', 'new/one.pth', cwd=folder)
 
 
+@pytest.mark.full
 def test_accuracy_comes_back(trained, recalibrated):
     folder, wanted = trained
     before, after = accuracies(recalibrated)
-    assert wanted > 80  # or the training shows nothing
-    assert before < 60
+    # Chance is 25. Rounding decides how far above it three epochs get: two
+    # seeds gave 82 and 87.
+    assert wanted > 60
+    assert before < wanted - 15
     assert after > wanted - 6  # two clips of 40
     assert 'wrote new/one.pth: statistics of 20 norm' in recalibrated
     assert 'Estimating' in recalibrated and '100%' in recalibrated
     assert os.listdir(folder / 'new') == ['one.pth']
 
 
+@pytest.mark.full
 def test_only_statistics_change(trained, recalibrated):
     folder, _ = trained
     old, new = read(folder / 'spoiled.pth'), read(folder / 'new/one.pth')
@@ -350,6 +354,7 @@ def test_only_statistics_change(trained, recalibrated):
     assert new['state_dict']['backbone.layer1.0.bn2.running_var'].shape == (4, 64)
 
 
+@pytest.mark.full
 def test_two_processes_write_the_same(trained, recalibrated):
     """And so does a config that keeps normalizations in evaluation mode."""
     folder, _ = trained
@@ -373,6 +378,7 @@ def test_two_processes_write_the_same(trained, recalibrated):
         assert torch.allclose(value, two[name], rtol=1e-6, atol=1e-7), name
 
 
+@pytest.mark.full
 def test_tested_as_any_checkpoint(trained, recalibrated):
     folder, _ = trained
     output = run(
@@ -391,6 +397,7 @@ def test_tested_as_any_checkpoint(trained, recalibrated):
     assert top1 == accuracies(recalibrated)[1]
 
 
+@pytest.mark.full
 def test_shared(trained):
     """Few batches, and one pair of statistics for all groups of frames."""
     folder, _ = trained
@@ -411,6 +418,7 @@ def test_shared(trained):
     assert state['backbone.layer1.0.bn2.running_mean'].shape == (64,)
 
 
+@pytest.mark.full
 def test_killed(trained):
     """What OUT held is still there, whole."""
     folder, _ = trained
@@ -434,6 +442,7 @@ def test_killed(trained):
     assert not list(folder.glob('kept.pth.*'))
 
 
+@pytest.mark.full
 def test_checkpoint_of_another_network(trained):
     folder, _ = trained
     output = run(

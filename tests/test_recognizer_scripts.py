@@ -100,7 +100,7 @@ def test_train(trained):
     assert state['backbone.layer1.0.bn2.running_mean'].shape == (4, 64)
     assert state['backbone.layer1.0.bn2.num_batches_tracked'] == 1
     assert 'Traceback' not in output
-    assert 'Warning' not in output
+    assert 'warning' not in output.lower()
 
 
 @pytest.fixture(scope='module')
@@ -124,37 +124,37 @@ def test_results_pickle(data, results):
     assert 'Top-5 Accuracy = 100.00' in output
     assert 'Mean Class Accuracy = ' in output
     assert os.listdir(data / 'two') == ['results.pkl']
+    assert 'warning' not in output.lower()
 
 
 def test_one_process_without_launcher(data, results):
-    """The same scores, to the bit; and each video on its own."""
+    """The same scores in the list's order, to rounding.
+
+    The batches have other sizes, and a convolution's rounding may depend on
+    the size.
+    """
+    expected = np.concatenate(results[0])
+    rounding = 1e-5 * np.abs(expected).max()
+    differences = np.abs(expected[:, None] - expected).max(2)
+    differences = differences[~np.eye(len(expected), dtype=bool)]
+    assert differences.min() > 10 * rounding  # or the order would not show
+    lines = (data / 'data/arrow/test.txt').read_text().splitlines()
+    (data / 'reversed.txt').write_text('\n'.join(lines[::-1]) + '\n')
     run(
         sys.executable,
         ROOT / 'tools/test_recognizer.py',
         CONFIG,
         checkpoint(data),
         '--out',
-        'one.pkl',
-        '--use_softmax',
-        cwd=data,
-    )
-    one = pickle.loads((data / 'one.pkl').read_bytes())
-    assert np.array_equal(np.concatenate(one), np.concatenate(results[0]))
-    # In annotation order: the scores of the list reversed are reversed.
-    lines = (data / 'data/arrow/test.txt').read_text().splitlines()
-    (data / 'reversed.txt').write_text('\n'.join(lines[::-1]) + '\n')
-    run(
-        *TEST,
-        checkpoint(data),
-        1,
-        '--out',
         'reversed.pkl',
+        '--use_softmax',
         '--cfg-options',
         'data.test.ann_file=reversed.txt',
         cwd=data,
     )
-    reverse = pickle.loads((data / 'reversed.pkl').read_bytes())
-    assert np.array_equal(np.concatenate(reverse[::-1]), np.concatenate(one))
+    scores = np.concatenate(pickle.loads((data / 'reversed.pkl').read_bytes()))
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores[::-1], expected, rtol=0, atol=rounding)
 
 
 def read_or_empty(path):
@@ -164,6 +164,7 @@ def read_or_empty(path):
         return b''
 
 
+@pytest.mark.full
 def test_killed_and_resumed(trained, tmp_path):
     data, _ = trained
     process = subprocess.Popen(
@@ -260,6 +261,7 @@ def test_a_checkpoint_is_read_once(trained, tmp_path, monkeypatch, script, argum
         assert written.name == f'epoch_{2 if "--resume_from" in arguments else 1}.pth'
 
 
+@pytest.mark.full
 def test_missing_frame_stops_all(trained, tmp_path):
     """Every rank ends, soon, and the message names the file."""
     data, _ = trained
@@ -276,30 +278,37 @@ def test_missing_frame_stops_all(trained, tmp_path):
         f'data.train.img_prefix={broken}',
         cwd=data,
         code=1,
-        timeout=120,
     )
     assert f'error: cannot read frame {victim}' in output
     # Once more in torchrun's summary, at the end.
     assert f'cannot read frame {victim}' in output[output.rindex('FAILED') :]
 
 
-def test_checkpoint_of_another_network(data, results, tmp_path):
+def failure(monkeypatch, folder, script, *arguments):
+    """The text that a command ends with, run in this process.
+
+    That saves the imports; the exit is the script's own.
+    """
+    script = f'{script}_recognizer.py'
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.delenv('MMACTION_ROOT', raising=False)
+    monkeypatch.setattr(sys, 'argv', [script, *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+    return str(exit.value)
+
+
+def test_checkpoint_of_another_network(trained, tmp_path, monkeypatch):
+    data, _ = trained
     state = torch.load(checkpoint(data), weights_only=True)
     del state['state_dict']['backbone.layer4.1.bn2.relay.hidden_map.0.bias']
-    torch.save(state, tmp_path / 'less.pth')
-    output = run(
-        sys.executable,
-        ROOT / 'tools/test_recognizer.py',
-        CONFIG,
-        tmp_path / 'less.pth',
-        '--out',
-        tmp_path / 'no.pkl',
-        cwd=data,
-        code=1,
-    )
-    assert f'{tmp_path}/less.pth is no checkpoint of this model' in output
-    assert 'has no backbone.layer4.1.bn2.relay.hidden_map.0.bias' in output
-    assert not (tmp_path / 'no.pkl').exists()
+    path, out = tmp_path / 'less.pth', tmp_path / 'no.pkl'
+    torch.save(state, path)
+    error = failure(monkeypatch, data, 'test', CONFIG, path, '--out', out)
+    assert f'{path} is no checkpoint of this model' in error
+    assert 'has no backbone.layer4.1.bn2.relay.hidden_map.0.bias' in error
+    assert not out.exists()
 
 
 class Opens:
@@ -378,25 +387,15 @@ def faults(tmp_path):
 
 # Runners of one second have one name.
 @pytest.mark.filterwarnings('ignore:.*instance named of')
-def test_faults(data, tmp_path, capsys, monkeypatch):
-    """Each ends with a line that names it, before any work.
-
-    In this process, to save the imports; the exit is the script's own.
-    """
-    monkeypatch.chdir(data)
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    monkeypatch.delenv('MMACTION_ROOT', raising=False)
+def test_faults(data, tmp_path, monkeypatch):
+    """Each ends with a line that names it, before any work."""
     for script, command, message in faults(tmp_path):
         arguments = command.format(c=CONFIG, t=tmp_path).split()
-        monkeypatch.setattr(sys, 'argv', [f'{script}_recognizer.py', *arguments])
         if script == 'train':
-            sys.argv += ['--work_dir', str(tmp_path / 'work')]
-        with pytest.raises(SystemExit) as exit:
-            runpy.run_path(
-                str(ROOT / f'tools/{script}_recognizer.py'), run_name='__main__'
-            )
-        assert str(exit.value).startswith('error: '), command
-        assert message in str(exit.value), command
+            arguments += ['--work_dir', tmp_path / 'work']
+        error = failure(monkeypatch, data, script, *arguments)
+        assert error.startswith('error: '), command
+        assert message in error, command
     assert not Path('pwned').exists()
     assert not list(tmp_path.glob('work/*.pth'))
 
@@ -409,6 +408,7 @@ def test_shell_scripts_usage():
     assert "GPUS should be a number of processes, got 'two'" in output
 
 
+@pytest.mark.full
 def test_several_machines(data, trained):
     """Two machines of one process each, joined by address and port."""
     import socket
@@ -440,6 +440,7 @@ def test_several_machines(data, trained):
     assert len(pickle.loads((data / 'machines.pkl').read_bytes())) == 7
 
 
+@pytest.mark.full
 def test_convert_config(trained, tmp_path):
     """The native config trains and tests with mmaction2's own tools."""
     import mmaction

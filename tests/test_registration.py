@@ -135,6 +135,7 @@ assert model(torch.zeros(8, 3, 32, 32)).shape == (8, 512, 1, 1)
 """)
 
 
+@pytest.mark.full
 def test_a_folder_is_no_host(tmp_path):
     """`git clone .../mmaction` leaves one beside whoever imports the file."""
     (tmp_path / 'mmaction' / 'mmaction').mkdir(parents=True)
@@ -151,6 +152,7 @@ import resnet_dnr
     )
 
 
+@pytest.mark.full
 def test_a_host_that_cannot_be_imported_is_no_missing_host(tmp_path):
     (tmp_path / 'mmaction').mkdir()
     (tmp_path / 'mmaction/__init__.py').write_text('import not_there\n')
@@ -178,6 +180,7 @@ def test_inside_a_host(miniature):
     )
 
 
+@pytest.mark.full
 def test_beside_a_host(miniature):
     folder, start, _ = miniature
     python(
@@ -187,6 +190,7 @@ def test_beside_a_host(miniature):
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('order', ['inside first', 'beside first'])
 def test_inside_and_beside_the_first_counts(miniature, order):
     folder, start, inner = miniature
@@ -256,6 +260,7 @@ assert all(p.grad is not None for p in model.parameters())
     )
 
 
+@pytest.mark.full
 @needs_mmaction2
 def test_imported_by_two_names_beside_mmaction2(tmp_path):
     shutil.copy(ROOT / 'resnet_dnr.py', tmp_path / 'my_dnr.py')

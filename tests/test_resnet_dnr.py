@@ -221,7 +221,12 @@ def test_order_matters_to_the_dynamic_network_alone():
 
 @on_devices
 @pytest.mark.parametrize(
-    'dtype, rtol', [(torch.float64, 1e-4), (torch.float16, 0.03), (torch.bfloat16, 0.1)]
+    'dtype, rtol',
+    [
+        (torch.float64, 1e-4),
+        pytest.param(torch.float16, 0.03, marks=pytest.mark.full),
+        pytest.param(torch.bfloat16, 0.1, marks=pytest.mark.full),
+    ],
 )
 def test_models_of_other_dtypes(dtype, rtol, device):
     model = build().to(device)
@@ -447,7 +452,9 @@ def assert_no_mixed_channel(module, args, output):
 
 
 @on_devices
-@pytest.mark.parametrize('depth, with_cp', [(18, False), (50, True)])
+@pytest.mark.parametrize(
+    'depth, with_cp', [(18, False), pytest.param(50, True, marks=pytest.mark.full)]
+)
 def test_compile(depth, with_cp, device):
     reference = keep_from_zero(build_short(depth, 1, with_cp=with_cp)).to(device)
     model = compiled(copy.deepcopy(reference))
@@ -487,6 +494,7 @@ def test_compile_does_not_change_the_layout_of_outputs(last, device):
         assert output.stride() == wanted.stride()
 
 
+@pytest.mark.full
 @on_devices
 def test_compile_a_norm_for_other_batches_and_autocast(device):
     for running_stats in ('grouped', 'shared'):
@@ -504,6 +512,7 @@ def test_compile_a_norm_for_other_batches_and_autocast(device):
             torch.testing.assert_close(value, reference.get_buffer(name))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(
     shutil.which('g++') is None, reason='no g++, which inductor needs on a CPU'
 )

@@ -83,11 +83,21 @@ def settings(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
 
 
+SOME_INTERPRETED = [
+    'test_a_layer[channels_last-interpreted]',
+    'test_a_layer[shared-interpreted]',
+    'test_a_layer[state-interpreted]',
+    'test_what_the_kernels_cannot_do',
+]
+
+
 @pytest.mark.skipif(
     fused.triton is None, reason='triton is not installed; it is for Linux'
 )
 @pytest.mark.skipif(INTERPRETED, reason='this is the process it starts')
-def test_kernels_in_a_process_of_their_own():
+def test_kernels_in_a_process_of_their_own(pytestconfig):
+    """Some of the cases in the interpreter; with --full, all of them."""
+    full = pytestconfig.getoption('--full')
     done = subprocess.run(
         [
             sys.executable,
@@ -97,7 +107,7 @@ def test_kernels_in_a_process_of_their_own():
             '-p',
             'no:cacheprovider',
             '-k',
-            'interpreted',
+            'interpreted' if full else ' or '.join(SOME_INTERPRETED),
             __file__,
         ],
         env={**os.environ, 'TRITON_INTERPRET': '1'},

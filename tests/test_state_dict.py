@@ -111,7 +111,12 @@ def test_the_batchnorm_network_has_torchvisions_names(depth):
 
 @pytest.mark.parametrize('depth', [18, 50])
 def test_torchvision_itself(depth):
-    models = pytest.importorskip('torchvision.models', exc_type=Exception)
+    models = pytest.importorskip(
+        'torchvision.models',
+        reason='no torchvision here: .venv/bin/pip install torchvision, then '
+        './tools/run_tests.sh tests/test_state_dict.py -k torchvision',
+        exc_type=Exception,
+    )
     theirs = getattr(models, f'resnet{depth}')()
     model = build(depth, dnr='none').eval()
     missing, unexpected = model.load_state_dict(theirs.state_dict(), strict=False)
@@ -257,7 +262,10 @@ def test_mmengines_loader(tmp_path):
 def test_mmcv_1s_loader(tmp_path, monkeypatch):
     mmcv = pytest.importorskip('mmcv', exc_type=ImportError)
     if not mmcv.__version__.startswith(('0.', '1.')):
-        pytest.skip('mmcv 1.x, which goes with mmaction v1, is not here')
+        pytest.skip(
+            'needs the environment of mmaction v1: .venv-v1/bin/python -m pytest '
+            'tests/test_state_dict.py -k mmcv'
+        )
     if importlib.util.find_spec('torchvision') is None:
         # Imported for the addresses of its models alone.
         monkeypatch.setitem(sys.modules, 'torchvision', types.ModuleType('torchvision'))

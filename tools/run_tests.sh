@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Run the tests in .venv: tools/run_tests.sh [arguments of pytest]
+# Run the tests in .venv: tools/run_tests.sh [--full] [arguments of pytest]
+# The long ones are left out, unless --full is given or a test is named:
+#   tools/run_tests.sh --full
+#   tools/run_tests.sh tests/test_golden.py -k resnet50
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 unset PYTHONPATH
 
 tools/setup/setup_env.sh
 export PATH=$PWD/.venv/bin:$PATH VIRTUAL_ENV=$PWD/.venv
-exec python -m pytest "${@:-tests}"
+exec python -m pytest "$@"

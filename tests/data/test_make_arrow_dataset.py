@@ -328,6 +328,7 @@ def test_only_order_tells_a_pair_apart(pair):
     assert np.all(np.abs(first.mean(0) - second.mean(0)) < 4 * deviation)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('pair', arrow.PAIRS)
 def test_the_process_never_turns_back(pair):
     # Its own measure of the first half of a clip, of the second, and of

@@ -187,6 +187,7 @@ def test_setup_where_the_clone_is_refused(tmp_path):
     assert left == ['tools']
 
 
+@pytest.mark.full
 def test_setup_where_a_download_is_refused(tmp_path, checkout):
     run, left = setup_script(
         tmp_path,

@@ -28,6 +28,7 @@ def setup(clone, **env):
     return result.returncode, result.stdout
 
 
+@pytest.mark.full
 def test_no_network(clone):
     """It fails, says so, and the next run does not take it for done."""
     no_network = dict(PIP_NO_INDEX='1', PIP_FIND_LINKS='', PYTHON='python3')

@@ -154,6 +154,11 @@ def build_runner(cfg, launcher):
     backbone_logger = logging.getLogger('resnet_dnr')
     backbone_logger.handlers = runner.logger.handlers
     backbone_logger.setLevel(logging.INFO)
+    # These calls are mmengine's own.
+    deprecated = '"FileClient" will be', '"HardDiskBackend" is'
+    runner.logger.addFilter(
+        lambda record: not record.getMessage().startswith(deprecated)
+    )
     return runner
 
 
