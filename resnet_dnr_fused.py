@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -28,10 +29,8 @@ try:
 except ImportError:
     triton = kernels = None
 else:
-    if __package__:
-        from . import resnet_dnr_kernels as kernels
-    else:
-        import resnet_dnr_kernels as kernels
+    _PREFIX = f'{__package__}.' if __package__ else ''
+    kernels = importlib.import_module(f'{_PREFIX}resnet_dnr_kernels')
 
 logger = logging.getLogger(__name__)
 

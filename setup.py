@@ -10,7 +10,7 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).resolve().parent
-MODULES = ('resnet_dnr', 'resnet_dnr_fused')
+MODULES = ('resnet_dnr', 'resnet_dnr_fused', 'resnet_dnr_kernels')
 
 
 def version():

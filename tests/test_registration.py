@@ -104,7 +104,8 @@ def miniature(request, tmp_path):
     for package in {tmp_path / 'mmaction', tmp_path / 'mmaction/models', folder}:
         (package / '__init__.py').touch()
     (tmp_path / (registry.replace('.', '/') + '.py')).write_text(text)
-    shutil.copy(ROOT / 'resnet_dnr.py', folder)
+    for path in ROOT.glob('resnet_dnr*.py'):
+        shutil.copy(path, folder)
     start = f'from {registry} import {name} as R\nd = R.module_dict\n'
     return tmp_path, start, f'{backbones}.resnet_dnr'
 
@@ -128,7 +129,8 @@ sys.meta_path.insert(0, Refuse())
 before = {name.split('.')[0] for name in sys.modules}
 from resnet_dnr import ResNet_DNR
 added = {name.split('.')[0] for name in sys.modules} - before
-assert added - set(sys.builtin_module_names) <= {'resnet_dnr'} | set(
+assert added - set(sys.builtin_module_names) <= {
+    'resnet_dnr', 'resnet_dnr_fused', 'resnet_dnr_kernels'} | set(
     getattr(sys, 'stdlib_module_names', added)), added
 model = ResNet_DNR(18, out_indices=(3, ))
 assert model(torch.zeros(8, 3, 32, 32)).shape == (8, 512, 1, 1)

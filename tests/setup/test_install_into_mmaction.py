@@ -83,8 +83,8 @@ def ours(tmp_path):
     """A copy of our files, with one config more, in a folder."""
     root = tmp_path / 'ours'
     script = 'tools/setup/install_into_mmaction.py'
-    fused = [FUSED] if (ROOT / FUSED).exists() else []
-    for name in [script, 'resnet_dnr.py', *fused, CONFIG]:
+    modules = [path.name for path in ROOT.glob('resnet_dnr*.py')]
+    for name in [script, *modules, CONFIG]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
     (root / 'configs/DNR/more').mkdir(parents=True)

@@ -42,7 +42,8 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 BACKBONES = 'mmaction/models/tenons/backbones/'
 INIT = BACKBONES + '__init__.py'
-MODULES = ('resnet_dnr.py', 'resnet_dnr_fused.py')  # the second is optional
+# All but the first are optional.
+MODULES = ('resnet_dnr.py', 'resnet_dnr_fused.py', 'resnet_dnr_kernels.py')
 IMPORT = b'from .resnet_dnr import ResNet_DNR'
 ENTRY = b"    'ResNet_DNR',"
 # Stays as the first version wrote it, so that copies of then are known.
