@@ -142,7 +142,14 @@ def test_onnx_resnet18(resnet18, tmp_path):
     check_onnx(*resnet18, tmp_path)
 
 
+@pytest.mark.full
 def test_onnx_bottlenecks(tmp_path):
     """ResNet-50's first stage alone: its whole graph takes a minute."""
     model = build(50, stages=1)
+    check_onnx(model, export(model), tmp_path)
+
+
+def test_onnx_basic_blocks(tmp_path):
+    """And ResNet-18's, which is quicker still."""
+    model = build(18, stages=1)
     check_onnx(model, export(model), tmp_path)

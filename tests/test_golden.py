@@ -232,7 +232,9 @@ def resnet50(running_stats):
     return model, x, upstream, names
 
 
-@pytest.mark.parametrize('running_stats', ['shared', 'grouped'])
+@pytest.mark.parametrize(
+    'running_stats', ['shared', pytest.param('grouped', marks=pytest.mark.full)]
+)
 def test_resnet50(running_stats):
     golden = np.load(GOLDEN / 'resnet50.npz')
     model, x, upstream, names = resnet50(running_stats)

@@ -222,7 +222,11 @@ def test_killed_and_resumed(trained, tmp_path):
     'script, arguments',
     [
         ('train', '{c} --resume_from {p} --cfg-options total_epochs=2'),
-        ('train', '{c} --cfg-options total_epochs=1 load_from={p}'),
+        pytest.param(
+            'train',
+            '{c} --cfg-options total_epochs=1 load_from={p}',
+            marks=pytest.mark.full,
+        ),
         ('test', '{c} {p} --out {t}/results.pkl --cfg-options'),
     ],
 )

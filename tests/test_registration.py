@@ -213,6 +213,7 @@ def test_inside_and_beside_the_first_counts(miniature, order):
     )
 
 
+@pytest.mark.full
 @needs_mmaction2
 def test_beside_mmaction2_through_a_config(tmp_path):
     """custom_imports, a whole recognizer, its init_weights and forward."""

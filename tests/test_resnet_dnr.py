@@ -257,7 +257,7 @@ def test_models_of_other_dtypes(dtype, rtol, device):
 @pytest.mark.parametrize(
     'device, dtype, rtol',
     [
-        ('cpu', torch.bfloat16, 0.05),
+        pytest.param('cpu', torch.bfloat16, 0.05, marks=pytest.mark.full),
         pytest.param('cuda', torch.bfloat16, 0.05, marks=CUDA.marks),
         pytest.param('cuda', torch.float16, 0.01, marks=CUDA.marks),
     ],

@@ -1167,6 +1167,7 @@ def train_in_a_process(rank, world_size, device, backend, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('device, backend', NOT_INTERPRETED)
 def test_distributed_data_parallel(device, backend, tmp_path):
     """Gradients are the average, statistics each process's own."""

@@ -59,6 +59,7 @@ def measured(tmp_path_factory):
     return folder, output
 
 
+@pytest.mark.full
 def test_json(measured):
     folder, _ = measured
     content = json.loads((folder / 'cold.json').read_text())
@@ -78,6 +79,7 @@ def test_json(measured):
     assert sorted(os.listdir(folder)) == ['cold.json', 'old', 'toy.py']
 
 
+@pytest.mark.full
 def test_kernels_are_counted(measured):
     """By phase, in empty caches of the process's own, a copy once."""
     folder, _ = measured
@@ -89,6 +91,7 @@ def test_kernels_are_counted(measured):
     )
 
 
+@pytest.mark.full
 def test_table(measured):
     _, output = measured
     assert 'OUTPUT' not in output

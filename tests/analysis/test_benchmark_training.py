@@ -51,7 +51,8 @@ def data(tmp_path_factory):
     return make_clips(folder, 'data/arrow', train=4, val=1, test=1)
 
 
-@pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize('processes', [1, 2])
 def test_training_loop(data, processes):
     """Over epochs of 4 iterations; under torchrun, all processes count."""
     launcher = (

@@ -63,12 +63,14 @@ def small(interrupted):
     return data, output
 
 
+@pytest.mark.full
 def test_stopping(interrupted):
     _, code, output = interrupted
     assert code == arrow_study.STOPPED
     assert 'stopped with 1 of 1 runs to go' in output
 
 
+@pytest.mark.full
 def test_what_was_trained_is_gone_on_from(small):
     folder, _ = small
     log = (folder / 'work_dirs/arrow' / BOTH / 'train.log').read_text()
@@ -80,6 +82,7 @@ def test_what_was_trained_is_gone_on_from(small):
         assert set(content['seconds']) == {'train', 'test', 'evaluate'}
 
 
+@pytest.mark.full
 def test_a_run_that_fails_names_its_log_and_the_others_go_on(small):
     folder, output = small
     log = f'work_dirs/arrow/{BROKEN}/train.log'
@@ -90,6 +93,7 @@ def test_a_run_that_fails_names_its_log_and_the_others_go_on(small):
     assert len(list((folder / 'results/arrow').iterdir())) == 3
 
 
+@pytest.mark.full
 def test_evaluation_tells_the_truth(small):
     folder, _ = small
     labels = np.repeat(range(4), 5)
@@ -112,6 +116,7 @@ def test_evaluation_tells_the_truth(small):
     assert f'Top-1 Accuracy = {100 * top1:.02f}' in printed
 
 
+@pytest.mark.full
 def test_json_says_what_it_is_of(small):
     folder, _ = small
     content = result(folder, BOTH)
@@ -125,6 +130,7 @@ def test_json_says_what_it_is_of(small):
     assert 'epoch_2.pth --out' in content['commands']['test']
 
 
+@pytest.mark.full
 def test_relay(small):
     folder, _ = small
     relay = result(folder, 'relay')
@@ -140,6 +146,7 @@ def test_relay(small):
         assert abs(h - reversed_h).max() > 1e-3
 
 
+@pytest.mark.full
 def test_finished_runs_are_skipped(small):
     folder, _ = small
     path = folder / f'results/arrow/{BOTH}.json'
@@ -149,6 +156,7 @@ def test_finished_runs_are_skipped(small):
     assert path.stat().st_mtime_ns == before
 
 
+@pytest.mark.full
 def test_other_settings_do_not_mix(small):
     folder, _ = small
     output = study(
