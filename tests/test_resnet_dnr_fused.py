@@ -1042,7 +1042,7 @@ def test_traces_are_plain(device, backend, monkeypatch):
 @pytest.mark.parametrize(
     'device, backend, compiler',
     [
-        pytest.param('cpu', 'aten', 'eager', id='cpu'),
+        pytest.param('cpu', 'aten', 'eager', id='cpu', marks=pytest.mark.full),
         pytest.param('cuda', 'triton', 'inductor', id='cuda', marks=CUDA.marks),
     ],
 )

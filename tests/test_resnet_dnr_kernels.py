@@ -85,7 +85,10 @@ def launches(clips, size, dtype, channels_last, training):
 
 @pytest.mark.parametrize(
     'dtype, channels_last, variants',
-    [(torch.bfloat16, True, 6), (torch.float32, False, 10)],
+    [
+        (torch.bfloat16, True, 6),
+        pytest.param(torch.float32, False, 10, marks=pytest.mark.full),
+    ],
     ids=['bfloat16 channels last', 'float32 contiguous'],
 )
 def test_few_variants_in_little_time(dtype, channels_last, variants, monkeypatch):

@@ -119,6 +119,7 @@ def test_failed_row(measured):
     assert second['models']['against']['ratio'] > 0
 
 
+@pytest.mark.full
 def test_killed(measured):
     """What was measured before is in the file."""
     folder, _ = measured

@@ -33,6 +33,7 @@ def draw(results, folder, page=PAGE):
     return call(PLOT, *arguments, cwd=folder)
 
 
+@pytest.mark.full
 def test_pictures_and_table(results, tmp_path):
     """The same, run after run."""
     for folder in ('one', 'two'):
