@@ -38,6 +38,26 @@ def pytest_collection_modifyitems(config, items):
     config.left_out = len(long)
 
 
+class Workers:
+    """With pytest-xdist's -n, tests are collected in each worker, all in each."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def pytest_sessionfinish(self):
+        if hasattr(self.config, 'workeroutput'):
+            self.config.workeroutput['left_out'] = getattr(self.config, 'left_out', 0)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node):
+        if hasattr(node, 'workeroutput'):  # or it crashed
+            self.config.left_out = node.workeroutput['left_out']
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Workers(config))
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """What did not run, why, and how to run it: a line for each reason."""
     skipped = Counter(

@@ -214,7 +214,7 @@ def test_order_matters_to_the_dynamic_network_alone():
     for dnr in DNR_MODES:
         model = build(dnr=dnr).eval()
         y, backwards = model(x).mean(0), model(x.flip(0)).mean(0)
-        same = torch.allclose(y, backwards, rtol=1e-4)
+        same = torch.allclose(y, backwards, rtol=1e-4, atol=1e-5)
         # Across layers, the relay sees a clip's mean, whatever its order.
         assert same == (dnr in ('none', 'cross_layer')), dnr
 

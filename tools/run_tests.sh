@@ -9,4 +9,7 @@ unset PYTHONPATH
 
 tools/setup/setup_env.sh
 export PATH=$PWD/.venv/bin:$PATH VIRTUAL_ENV=$PWD/.venv
-exec python -m pytest "$@"
+# Of two workers, each takes files whole: a file's tests share what they trained.
+workers=()
+case $* in '' | --full) workers=(-n 2 --dist loadfile) ;; esac
+exec python -m pytest ${workers[@]+"${workers[@]}"} "$@"

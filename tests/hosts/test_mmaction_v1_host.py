@@ -482,7 +482,9 @@ def test_results_with_one_and_two_processes(work, trained):
         assert process.returncode == 0, outputs[epoch]
     scores = load(work / 'one.pkl')
     assert [(s.shape, s.dtype) for s in scores] == [((1, 6), np.float32)] * 5
-    np.testing.assert_array_equal(scores, load(work / 'epoch3.pkl'))
+    # A convolution's rounding may depend on the size of a batch.
+    rounding = 1e-5 * np.abs(scores).max()
+    np.testing.assert_allclose(scores, load(work / 'epoch3.pkl'), rtol=0, atol=rounding)
     assert np.abs(np.subtract(scores, load(work / 'epoch1.pkl'))).max() > 0.01
     for output in (one, outputs[3]):
         assert re.findall(r'^(.*) Accuracy = \d', output, re.M) == [
