@@ -12,9 +12,7 @@ Symbols: N clips, T frames a clip (``n_segment``), G groups of frames
 
 Evaluation keeps running statistics for each group of frames, (G, C). The published code
 shares one (C,) pair among groups whose distributions differ, and its evaluation can be
-far below its training; ``running_stats='shared'`` does the same. Also beyond it: any T,
-any G that divides it, depths 18 and 34, any device and dtype, gradient checkpointing,
-torchvision's state-dict names.
+far below its training; ``running_stats='shared'`` does the same.
 
 The file needs torch alone, and states the method in operations that autograd knows.
 Where resnet_dnr_fused.py lies beside it, that file computes the same faster. Where
@@ -28,21 +26,20 @@ import importlib
 import logging
 import os
 import re
-import urllib.parse
 import warnings
 from functools import partial
-from typing import Callable, Sequence, Union
+from typing import Callable, Sequence
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 __version__ = '0.2.0'
 
 logger = logging.getLogger(__name__)
 
-# The name of what may lie beside this file, wherever that is.
+# What may lie beside this file, wherever that is.
 _FUSED = f'{__package__}.resnet_dnr_fused' if __package__ else 'resnet_dnr_fused'
 try:
     fused = importlib.import_module(_FUSED)
@@ -53,11 +50,10 @@ except ModuleNotFoundError as error:
 
 DNR_MODES = ('both', 'cross_temporal', 'cross_layer', 'none')
 RUNNING_STATS = ('grouped', 'shared')
-STYLES = ('pytorch', 'caffe')
 BACKENDS = ('auto', 'triton', 'aten', 'plain')
 
-# A relay cell's hidden and cell state: a pair of (N, C), or both as one (2, N, C).
-State = Union['tuple[Tensor, Tensor]', Tensor]
+_compiler = getattr(torch, 'compiler', None)  # there is none before torch 2
+_is_compiling = getattr(_compiler, 'is_compiling', lambda: False)
 
 
 class RelayCell(nn.Module):
@@ -83,32 +79,27 @@ class RelayCell(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, state: State | None = None
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        self, x: Tensor, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Run over a sequence.
 
         Args:
             x (Tensor): pooled features, (N, S, C) for S steps.
-            state (tuple[Tensor, Tensor] | Tensor | None): h and c before the first
-                step. Default: zeros.
+            state (Tensor | None): h and c before the first step, (2, N, C). Default:
+                zeros.
 
         Returns:
-            tuple: scales (N, S, C), shifts (N, S, C), and the last state, a pair.
+            tuple: scales (N, S, C), shifts (N, S, C), and the last state, (2, N, C).
         """
-        if state is None:
-            zeros = x.new_zeros(x.size(0), x.size(2))
-            state = (zeros, zeros)
-        h, c = state
-        from_input = self.input_map(x)  # (N, S, 4C): all steps at once
+        h, c = x.new_zeros(2, x.size(0), x.size(2)) if state is None else state
         scales, shifts = [], []
-        for step in range(x.size(1)):
-            gates = from_input[:, step] + self.hidden_map(h)  # (N, 4C)
-            i, f, g, o = gates.chunk(4, dim=1)
+        for from_input in self.input_map(x).unbind(1):  # (N, S, 4C) to S of (N, 4C)
+            i, f, g, o = (from_input + self.hidden_map(h)).chunk(4, dim=1)
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.sigmoid(c)
             scales.append(h)
             shifts.append(c)
-        return torch.stack(scales, 1), torch.stack(shifts, 1), (h, c)
+        return torch.stack(scales, 1), torch.stack(shifts, 1), torch.stack((h, c))
 
 
 class DynamicNorm(nn.Module):
@@ -116,9 +107,7 @@ class DynamicNorm(nn.Module):
 
     Standardizes (N * T, C, H, W) over clips, frames and positions, for each of G
     groups of frames by itself. Applies a scale and a shift for each clip, group and
-    channel. Training standardizes by the batch's statistics (biased variance) and moves
-    the running ones towards them (unbiased variance), as nn.BatchNorm2d does.
-    Evaluation standardizes by the running ones. Halves are computed in float32.
+    channel. Statistics are those of nn.BatchNorm2d. Halves are computed in float32.
 
     Args:
         channels (int): C.
@@ -127,15 +116,18 @@ class DynamicNorm(nn.Module):
         running_stats (str): 'grouped' keeps running statistics for each group,
             (G, C); 'shared' keeps one pair for all, (C,), which the groups update in
             order, as published.
-        relu (bool): apply ReLU to the output. Default: False.
-        backend (str): what computes it, see :func:`choose_backend`. Default: 'auto'.
+        backend (str): 'plain', the operations here; 'aten', a hand-written backward
+            pass, or 'triton', kernels on CUDA, both of resnet_dnr_fused.py; 'auto', the
+            last of these that can. The environment variable RESNET_DNR_BACKEND takes
+            its place. Default: 'auto'.
 
     Raises:
-        ValueError: an unknown backend.
+        ValueError, RuntimeError: an unknown backend; one that is not there.
     """
 
     eps = 1e-5  # added to the variance
     momentum = 0.1  # weight of the newest statistics in the running ones
+    relu = False  # apply ReLU to the output
 
     def __init__(
         self,
@@ -143,34 +135,31 @@ class DynamicNorm(nn.Module):
         n_segment: int,
         num_groups: int,
         running_stats: str,
-        relu: bool = False,
         backend: str = 'auto',
     ) -> None:
         super().__init__()
         self.channels = channels
         self.n_segment = n_segment
         self.num_groups = num_groups
-        self.running_stats = running_stats
-        self.relu = relu
         self.backend = _wanted_backend(backend)
         shape = (num_groups, channels) if running_stats == 'grouped' else (channels,)
         self.register_buffer('running_mean', torch.zeros(shape))
         self.register_buffer('running_var', torch.ones(shape))
         self.register_buffer('num_batches_tracked', torch.tensor(0, dtype=torch.long))
 
-    def normalize(
-        self, x: Tensor, relay: RelayCell, state: State | None = None
-    ) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, relay: RelayCell, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Standardize, then scale and shift by what the relay cell predicts.
 
         Args:
             x (Tensor): (N * T, C, H, W).
             relay (RelayCell): the cell, of C channels.
-            state (tuple[Tensor, Tensor] | Tensor | None): the cell's state before the
-                first group. Default: zeros.
+            state (Tensor | None): the cell's before the first group, (2, N, C).
+                Default: zeros.
 
         Returns:
-            tuple: the output, of x's shape and dtype; the state after the last group.
+            tuple: the output, like x; the state after the last group, (2, N, C).
 
         Raises:
             ValueError: in training, a channel has one value a group: no variance.
@@ -181,7 +170,7 @@ class DynamicNorm(nn.Module):
                 f'{type(self).__name__} needs more than one value a channel and group '
                 f'in training, got input {tuple(x.shape)} in {self.num_groups} groups'
             )
-        backend = choose_backend(self.backend, x, relay)
+        backend = fused.choose(self.backend, x, relay) if fused else 'plain'
         if backend == 'plain':
             with _without_autocast(x.device.type):
                 out, state, statistics = self._normalize_plain(x, relay, state)
@@ -192,33 +181,36 @@ class DynamicNorm(nn.Module):
         return out, state
 
     def _normalize_plain(self, x, relay, state):
-        """:meth:`normalize`; and in training the batch's mean and variance, (G, C)."""
-        # (N * T, C, H, W) -> (N, G, t, C, H, W): the T frames of a clip are
-        # contiguous, and so are the t frames of a group.
-        groups = x.unflatten(
-            0, (-1, self.num_groups, self.n_segment // self.num_groups)
-        )
-        if x.dtype in (torch.float16, torch.bfloat16):
-            groups = groups.float()
-        pooled = groups.mean(dim=(2, 4, 5))  # (N, G, C)
+        """:meth:`forward`; and in training the batch's mean and variance, (G, C)."""
+        # Images keep their shape: torch.compile reasons about each view of them.
+        frames = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        pooled = self._mean_of_groups(frames)  # (N, G, C)
         scale, shift, state = relay(pooled.to(relay.input_map[0].weight.dtype), state)
-        # Autograd keeps `centered` and the output, as much as BatchNorm and ReLU do.
+        mean, var = self.running_mean, self.running_var  # (G, C) or (C,)
         if self.training:
             mean = pooled.mean(0)  # (G, C): every clip has as many values
-            centered = groups - mean[:, None, :, None, None]
-            var = centered.square().mean(dim=(0, 2, 4, 5))  # (G, C)
-            statistics = mean.detach(), var.detach()
-        else:
-            mean = self.running_mean.to(groups.dtype)  # (G, C) or (C,)
-            centered = groups - mean.view(-1, 1, self.channels, 1, 1)
-            var = self.running_var.to(groups.dtype)
-            statistics = None
-        factor = scale.to(groups.dtype) * torch.rsqrt(var + self.eps)  # (N, G, C)
-        shift = shift.to(groups.dtype)
-        scale, shift = (v[:, :, None, :, None, None] for v in (factor, shift))
-        out = torch.addcmul(shift, centered, scale)
-        out = out.flatten(0, 2).to(x.dtype)  # (N, G, t, C, H, W) -> (N * T, C, H, W)
+        # Autograd keeps `centered` and the output, as much as BatchNorm and ReLU do.
+        centered = frames - self._of_frames(mean, frames)
+        if self.training:
+            var = self._mean_of_groups(centered.square()).mean(0)  # (G, C)
+        factor = scale * torch.rsqrt(var + self.eps)  # (N, G, C)
+        out = torch.addcmul(
+            self._of_frames(shift, frames), centered, self._of_frames(factor, frames)
+        ).to(x.dtype)
+        statistics = (mean.detach(), var.detach()) if self.training else None
         return out.relu_() if self.relu else out, state, statistics
+
+    def _mean_of_groups(self, frames):
+        """Mean over a group's frames and positions: (N * T, C, H, W) to (N, G, C)."""
+        means = frames.mean((2, 3))  # (N * T, C); a clip's T frames are contiguous
+        t = self.n_segment // self.num_groups
+        return means.view(-1, self.num_groups, t, self.channels).mean(2)
+
+    def _of_frames(self, values, frames):
+        """What (N, G, C), (G, C) or (C,) say of each frame: (N * T, C, 1, 1)."""
+        T, G, C = self.n_segment, self.num_groups, self.channels
+        values = values.expand(*values.shape[:-2], G, C).unsqueeze(-2).to(frames.dtype)
+        return values.expand(frames.size(0) // T, G, T // G, C).reshape(-1, C, 1, 1)
 
     @torch.no_grad()
     def _update_running(self, mean, var, count):
@@ -232,28 +224,20 @@ class DynamicNorm(nn.Module):
                 running.lerp_(value, self.momentum)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        """Accept the other layout of running statistics.
-
-        A shared (C,) buffer, as published, is repeated for every group, which evaluates
-        exactly alike. Grouped (G, C) ones are averaged into a shared one.
-        """
+        """Repeat shared running statistics, (C,), for each group, which evaluates
+        alike; average those of groups, (G, C), where shared ones are wanted."""
         for name in ('running_mean', 'running_var'):
-            value = state_dict.get(prefix + name)
-            wanted = getattr(self, name)
-            if value is None or value.dim() == wanted.dim():
-                continue
-            if value.dim() == 1 and value.numel() == self.channels:
-                state_dict[prefix + name] = value.expand_as(wanted).clone()
-            elif value.dim() == 2:
+            value, wanted = state_dict.get(prefix + name), getattr(self, name)
+            dims = None if value is None else (value.dim(), wanted.dim())
+            if dims == (2, 1):
                 state_dict[prefix + name] = value.mean(0)
+            elif dims == (1, 2) and len(value) == self.channels:
+                state_dict[prefix + name] = value.expand_as(wanted).clone()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class CrossTemporalNorm(DynamicNorm):
-    """Cross-temporal DNR: the relay runs over the G groups of a clip.
-
-    It owns its cell. Arguments are those of :class:`DynamicNorm`.
-    """
+    """Cross-temporal DNR: a cell of its own runs over the G groups of each clip."""
 
     def __init__(self, channels: int, *args, **kwargs) -> None:
         super().__init__(channels, *args, **kwargs)
@@ -261,23 +245,14 @@ class CrossTemporalNorm(DynamicNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N * T, C, H, W) to the same shape."""
-        return self.normalize(x, self.relay)[0]
+        return super().forward(x, self.relay)[0]
 
 
 class CrossLayerNorm(DynamicNorm):
-    """Cross-layer DNR: the relay runs over the blocks of a stage, which owns the cell.
-
-    The T frames are one group. Arguments are those of :class:`DynamicNorm`.
-    """
+    """Cross-layer DNR: a stage's cell runs over its blocks; T frames are one group."""
 
     def __init__(self, channels: int, n_segment: int, **kwargs) -> None:
         super().__init__(channels, n_segment, 1, 'shared', **kwargs)
-
-    def forward(
-        self, x: Tensor, relay: RelayCell, state: State | None = None
-    ) -> tuple[Tensor, State]:
-        """See :meth:`DynamicNorm.normalize`; state is None before the first block."""
-        return self.normalize(x, relay, state)
 
 
 class Block(nn.Module):
@@ -333,20 +308,14 @@ class Block(nn.Module):
         self.with_cp = with_cp
 
     def forward(
-        self, x: Tensor, relay: RelayCell | None = None, state: State | None = None
-    ) -> tuple[Tensor, State | None]:
-        """(N * T, inplanes, H, W) to (N * T, expansion * planes, H', W').
-
-        Args:
-            relay (RelayCell | None): the stage's cross-layer cell; None where bn1 is an
-                ordinary BatchNorm.
-            state: its state after the block before; the new one is returned, too.
-        """
+        self, x: Tensor, relay: RelayCell | None = None, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(N * T, inplanes, H, W) to (N * T, expansion * planes, H', W'), and the state
+        of the stage's cross-layer cell `relay` to the next; None: bn1 has no relay."""
         if not (self.with_cp and torch.is_grad_enabled()):
             return self._forward(x, relay, state)
-        # A compiled graph updates buffers once by itself.
+        # A compiled graph updates buffers once in any case.
         run = self._forward if _is_compiling() else _updating_buffers_once(self)
-        checkpoint = torch.utils.checkpoint.checkpoint
         return checkpoint(run, x, relay, state, use_reentrant=False)
 
     def _forward(self, x, relay, state):
@@ -427,19 +396,17 @@ class ResNet_DNR(nn.Module):
         frozen_stages (int): how many stages are frozen, and the stem; -1: nothing.
         bn_eval (bool): keep all normalizations in evaluation mode.
         bn_frozen (bool): with bn_eval, freeze their parameters too.
-        partial_bn (bool): freeze the normalizations of the ``frozen_stages``, which
-            are frozen already, as in mmaction v1.
+        partial_bn (bool): as in mmaction v1, freeze what ``frozen_stages`` freezes.
         with_cp (bool): recompute each block in the backward pass.
         n_segment (int): T, frames a clip.
         num_groups (int): G, groups of frames, a divisor of T.
         dnr (str): 'both'; 'cross_temporal' (after each block's second convolution);
             'cross_layer' (after its first); or 'none', the BatchNorm ResNet.
         running_stats (str): 'grouped' or 'shared', see :class:`DynamicNorm`.
-        backend (str): see :func:`choose_backend`.
+        backend (str): what computes the normalizations, see :class:`DynamicNorm`.
 
     Raises:
-        KeyError: an unknown depth.
-        ValueError: any other argument out of its range.
+        ValueError: an argument out of its range.
     """
 
     arch_settings = {
@@ -471,54 +438,39 @@ class ResNet_DNR(nn.Module):
         backend: str = 'auto',
     ) -> None:
         super().__init__()
-        if depth not in self.arch_settings:
-            raise KeyError(
-                f'invalid depth {depth!r} for ResNet_DNR, it takes one of '
-                f'{sorted(self.arch_settings)}'
-            )
-        stages = range(num_stages if num_stages in (1, 2, 3, 4) else 0)
-        some = len(out_indices) > 0 and all(i in stages for i in out_indices)
-        each = f'one for each of the {num_stages} stages'
-        path = pretrained is None or isinstance(pretrained, str)
-        frozen = frozen_stages in range(-1, len(stages) + 1)
-        stats = running_stats in RUNNING_STATS
-        for name, value, fits, wanted in (
-            ('num_stages', num_stages, len(stages) > 0, '1 to 4'),
-            ('pretrained', pretrained, path, 'a path, a URL or None'),
-            ('strides', strides, len(strides) == len(stages), each),
-            ('dilations', dilations, len(dilations) == len(stages), each),
-            ('out_indices', out_indices, some, f'some of 0 to {num_stages - 1}'),
-            ('style', style, style in STYLES, f'one of {STYLES}'),
-            ('frozen_stages', frozen_stages, frozen, f'-1 to {num_stages}'),
-            ('dnr', dnr, dnr in DNR_MODES, f'one of {DNR_MODES}'),
-            ('running_stats', running_stats, stats, f'one of {RUNNING_STATS}'),
-        ):
-            _check(fits, f'{name} must be {wanted}, got {value!r}')
-        _check(
-            num_groups >= 1 <= n_segment and n_segment % num_groups == 0,
-            f'num_groups={num_groups} must divide n_segment={n_segment}: the frames of '
-            'a clip are split into groups of equal length',
-        )
+        _check('depth', depth, self.arch_settings)
+        _check('num_stages', num_stages, range(1, 5))
+        _check('len(strides)', len(strides), (num_stages,))
+        _check('len(dilations)', len(dilations), (num_stages,))
+        _check('len(out_indices)', len(out_indices), range(1, num_stages + 1))
+        for index in out_indices:
+            _check('out_indices', index, range(num_stages))
+        _check('type(pretrained)', type(pretrained), (str, type(None)))
+        _check('style', style, ('pytorch', 'caffe'))
+        _check('frozen_stages', frozen_stages, range(-1, num_stages + 1))
+        divisors = [G for G in range(1, n_segment + 1) if n_segment % G == 0]
+        _check(f'with n_segment={n_segment}, num_groups', num_groups, divisors)
+        _check('dnr', dnr, DNR_MODES)
+        _check('running_stats', running_stats, RUNNING_STATS)
         if partial_bn and frozen_stages < 1:
-            message = f'partial_bn=True freezes no stage: frozen_stages={frozen_stages}'
-            warnings.warn(message, stacklevel=2)
+            warnings.warn('partial_bn needs frozen_stages >= 1', stacklevel=2)
         self.depth = depth
         self.pretrained = pretrained
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.bn_eval = bn_eval
         self.bn_frozen = bn_frozen
-        self.n_segment = n_segment
+        self._n_segment = n_segment
         self.dnr = dnr
 
         cross_layer = dnr in ('both', 'cross_layer')
         norm1 = norm2 = nn.BatchNorm2d
-        shared = dict(n_segment=n_segment, backend=_wanted_backend(backend))
+        common = dict(n_segment=n_segment, backend=_wanted_backend(backend))
         if cross_layer:
-            norm1 = partial(CrossLayerNorm, **shared)
+            norm1 = partial(CrossLayerNorm, **common)
         if dnr in ('both', 'cross_temporal'):
-            groups = dict(num_groups=num_groups, running_stats=running_stats)
-            norm2 = partial(CrossTemporalNorm, **shared, **groups)
+            common.update(num_groups=num_groups, running_stats=running_stats)
+            norm2 = partial(CrossTemporalNorm, **common)
         # The stem is registered first: mmaction v1's TSN2D looks for the first
         # convolution when it adapts a network to optical flow.
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
@@ -526,15 +478,14 @@ class ResNet_DNR(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         block_class, num_blocks = self.arch_settings[depth]
-        make_block = partial(block_class, norm1=norm1, norm2=norm2, style=style)
+        options = dict(norm1=norm1, norm2=norm2, style=style, with_cp=with_cp)
         inplanes = 64
         self.res_layers = []
-        for s in stages:
-            planes = 64 * 2**s
-            blocks = []
+        for s in range(num_stages):
+            planes, blocks = 64 * 2**s, []
             for b in range(num_blocks[s]):
-                where = dict(stride=1 if b else strides[s], dilation=dilations[s])
-                blocks.append(make_block(inplanes, planes, with_cp=with_cp, **where))
+                options.update(stride=1 if b else strides[s], dilation=dilations[s])
+                blocks.append(block_class(inplanes, planes, **options))
                 inplanes = planes * block_class.expansion
             relay = RelayCell(planes) if cross_layer else None
             self.res_layers.append(f'layer{s + 1}')
@@ -543,14 +494,16 @@ class ResNet_DNR(nn.Module):
         # Before an optimizer or DistributedDataParallel collects parameters.
         self.train(self.training)
 
+    @property
+    def n_segment(self) -> int:
+        """T. It cannot be set: each dynamic normalization is made for its T."""
+        return self._n_segment
+
     def init_weights(self) -> None:
         """Initialize at random, and load ``pretrained``. Both hosts call this.
 
-        Convolutions get Kaiming's normal distribution (fan out), BatchNorms weight 1
-        and bias 0. Relay cells keep nn.Linear's own initialization.
-
-        Raises:
-            FileNotFoundError, ValueError: see :func:`load_pretrained`.
+        Convolutions get Kaiming's normal distribution (fan out). Relay cells keep
+        nn.Linear's own initialization. Raises what :func:`load_pretrained` does.
         """
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
@@ -562,27 +515,20 @@ class ResNet_DNR(nn.Module):
             load_pretrained(self, self.pretrained)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Run the network.
-
-        Args:
-            x (Tensor): (N * T, 3, H, W), the T frames of a clip contiguous.
+        """Run the network on (N * T, 3, H, W), the T frames of a clip contiguous.
 
         Returns:
             Tensor | tuple[Tensor]: the outputs of the stages in ``out_indices``,
             (N * T, C, H', W') each; a tensor where there is one.
 
         Raises:
-            ValueError: x has not four dimensions, or no whole number of clips.
+            ValueError: x has another shape, or no whole number of clips.
         """
-        if x.dim() != 4:
+        whole = self.dnr == 'none' or x.size(0) % self.n_segment == 0
+        if x.dim() != 4 or not whole:
             raise ValueError(
-                'ResNet_DNR takes images (clips * n_segment, 3, height, width), got a '
-                f'tensor of shape {tuple(x.shape)}'
-            )
-        if self.dnr != 'none' and x.size(0) % self.n_segment:
-            raise ValueError(
-                f'a batch of {x.size(0)} images is not whole clips of n_segment='
-                f'{self.n_segment} frames, which should lie together'
+                'ResNet_DNR takes images (N * T, 3, H, W), whole clips whose frames '
+                f'lie together, T = n_segment = {self.n_segment}; got {tuple(x.shape)}'
             )
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         outs = []
@@ -615,7 +561,7 @@ class ResNet_DNR(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-# The published code's name of a relay cell's two maps, and this file's.
+# A relay cell's two maps: the published code's name, and this file's.
 MAP_NAMES = (
     ('lstm.w_ih.0.seq.', 'relay.input_map.'),
     ('lstm.w_hh.0.seq.', 'relay.hidden_map.'),
@@ -623,145 +569,89 @@ MAP_NAMES = (
 
 
 def from_published_name(name: str) -> str:
-    """A state-dict name of the published code in this file's names.
-
-    'layer1.ModuleList.0.bn2.lstm.w_ih.0.seq.0.bias' becomes
-    'layer1.0.bn2.relay.input_map.0.bias'; common names come back as they are.
-    """
+    """A state-dict name of the published code, such as
+    'layer1.ModuleList.0.bn2.lstm.w_ih.0.seq.0.bias', in this file's names."""
     name = name.replace('ModuleList.', '')
     for published, own in MAP_NAMES:
         name = name.replace(published, own)
     return name
 
 
-def to_published_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Write a state dict in the published code's names and shapes.
+def load_pretrained(
+    backbone: ResNet_DNR, source: str, state_dict: dict[str, Tensor] | None = None
+) -> None:
+    """Load an ImageNet ResNet, a ResNet_DNR, or a recognizer with one.
 
-    Grouped running statistics (G, C) become their mean over the groups, (C,), as the
-    published code has it. Its evaluation differs from the grouped one's.
-
-    Args:
-        state_dict (dict[str, Tensor]): of a ResNet_DNR with dnr='both', or of a
-            recognizer with one under 'backbone.'.
-
-    Returns:
-        dict[str, Tensor]: a new dict; tensors that do not change are shared.
-    """
-    published_dict = {}
-    for name, value in state_dict.items():
-        name = re.sub(r'\b(layer\d+)\.(\d+)\.', r'\1.ModuleList.\2.', name)
-        for published, own in MAP_NAMES:
-            name = name.replace(own, published)
-        if name.endswith(('running_mean', 'running_var')) and value.dim() == 2:
-            value = value.mean(0)
-        published_dict[name] = value
-    return published_dict
-
-
-def load_pretrained(backbone: ResNet_DNR, source: str) -> None:
-    """Load what a checkpoint has for a backbone, and log how much it was.
+    Heads are left out. Of replaced BatchNorms, the running statistics are taken. Relay
+    cells that the checkpoint lacks stay as they are.
 
     Args:
         backbone (ResNet_DNR): loaded in place.
         source (str): path or http(s) URL of a state dict, or of a checkpoint with one
-            under 'state_dict': an ImageNet ResNet, a ResNet_DNR, or a recognizer with
-            one under 'backbone.'. Heads are left out. Of replaced BatchNorms, the
-            running statistics are taken.
+            under 'state_dict'; names may begin with 'backbone.'.
+        state_dict (dict[str, Tensor] | None): what source holds, where it was read.
 
     Raises:
-        FileNotFoundError: source is neither a file nor a URL.
-        ValueError: source cannot be read, has no stem, other blocks or other shapes.
+        OSError: source is neither a file nor a URL that can be loaded.
+        ValueError: source is no checkpoint, has other blocks or other shapes.
     """
-    loaded = {}
-    for name, value in _read_state_dict(source).items():
-        name = re.sub(r'^(module\.)?(backbone\.)?', '', name)
-        loaded[from_published_name(name)] = value
+    if state_dict is None:
+        state_dict = _read_state_dict(source)
+    loaded = {
+        from_published_name(re.sub(r'^(module\.)?(backbone\.)?', '', name)): value
+        for name, value in state_dict.items()
+    }
     own = backbone.state_dict()
-    fitting = {name: loaded[name] for name in own if name in loaded}
-    parts = {'stem': ('conv1.', 'bn1.')}
-    parts.update((part, f'{part}.') for part in backbone.res_layers)
-    total, taken = (
-        {part: sum(n.startswith(start) for n in names) for part, start in parts.items()}
-        for names in (own, fitting)
-    )
-    report = ', '.join(f'{part} {taken[part]} of {total[part]}' for part in parts)
+    taken = {name: loaded[name] for name in own if name in loaded}
+    optional = re.compile(r'\brelay\.|num_batches_tracked')
+    missing = [name for name in own if name not in taken and not optional.search(name)]
+    # The blocks of a deeper network.
+    block = re.compile(rf'({"|".join(backbone.res_layers)})\.\d+\.conv1')
+    unknown = [name for name in loaded if name not in own and block.match(name)]
     wrong = f'{source} is no checkpoint for this ResNet_DNR of depth {backbone.depth}: '
-    _check(all(taken.values()), f'{wrong}tensors found by name: {report}')
-    # Another depth's names agree as far as its blocks go.
-    blocks = set(re.findall(r'^(layer\d)\.(\d+)\.', '\n'.join(loaded), re.M))
-    for part in backbone.res_layers:
-        count = sum(stage == part for stage, _ in blocks)
-        here = len(getattr(backbone, part))
-        _check(count == here, f'{wrong}{part} has {count} blocks there, {here} here')
+    for names, text in ((missing, 'it lacks'), (unknown, 'it has blocks too many:')):
+        if names:
+            raise ValueError(f'{wrong}{text} {names[0]} (of {len(names)})')
     try:
-        backbone.load_state_dict(fitting, strict=False)
+        backbone.load_state_dict(taken, strict=False)
     except RuntimeError as error:  # torch's text lists the shapes
         raise ValueError(f'{wrong}{error}') from error
-    logger.info('%s: took tensors for %s', source, report)
+    logger.info('%s: took %d of %d tensors', source, len(taken), len(own))
 
 
 def _read_state_dict(source):
     """The state dict at a path or URL. No code in the file is run."""
-    path = source
-    if source.startswith(('http://', 'https://')):
-        # torch.hub's own loader would unpickle anything.
-        folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
-        name = os.path.basename(urllib.parse.urlparse(source).path)
-        path = os.path.join(folder, name)
-        if not os.path.exists(path):
-            os.makedirs(folder, exist_ok=True)
-            torch.hub.download_url_to_file(source, path)
-    elif not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'pretrained={source!r} is neither a file nor an http(s) URL'
-        )
+    safe = dict(map_location='cpu', weights_only=True)
     try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # anything, for a file of another kind
-        raise ValueError(f'{path} cannot be read as a checkpoint: {error!r}') from error
-    if isinstance(checkpoint, dict):
-        checkpoint = checkpoint.get('state_dict', checkpoint)
-    is_dict, kind = isinstance(checkpoint, dict), type(checkpoint).__name__
-    _check(is_dict, f'{path} holds a {kind}, not a state dict')
-    return checkpoint
-
-
-def _check(condition, message):
-    if not condition:
-        raise ValueError(message)
+        if source.startswith(('http://', 'https://')):
+            loaded = torch.hub.load_state_dict_from_url(source, **safe)
+        else:
+            loaded = torch.load(source, **safe)
+    except OSError:
+        raise
+    except Exception:  # anything; its text can say how to load the file unsafely
+        raise ValueError(
+            f'{source} cannot be read as a checkpoint of tensors and plain data alone'
+        ) from None
+    if isinstance(loaded, dict):
+        loaded = loaded.get('state_dict', loaded)
+    if not isinstance(loaded, dict):
+        raise ValueError(f'{source} holds no state dict')
+    return loaded
 
 
 def _wanted_backend(backend):
     """An argument, or the environment variable in its place."""
     backend = os.environ.get('RESNET_DNR_BACKEND', backend)
-    _check(
-        backend in BACKENDS,
-        f'backend (or RESNET_DNR_BACKEND) must be one of {BACKENDS}, got {backend!r}',
-    )
+    _check('backend (or RESNET_DNR_BACKEND)', backend, BACKENDS)
+    if fused is None and backend in ('triton', 'aten'):
+        raise RuntimeError(f'{backend!r} needs resnet_dnr_fused.py beside {__file__}')
     return backend
 
 
-def choose_backend(wanted: str, x: Tensor, relay: RelayCell) -> str:
-    """What computes a dynamic normalization; each new choice is logged once.
-
-    Args:
-        wanted (str): 'triton', kernels on CUDA, or 'aten', a hand-written backward
-            pass, both of resnet_dnr_fused.py; 'plain', operations that autograd knows;
-            or 'auto', the first of these that can.
-        x (Tensor): the input, (N * T, C, H, W).
-        relay (RelayCell): the cell.
-
-    Returns:
-        str: 'triton', 'aten' or 'plain'.
-
-    Raises:
-        RuntimeError: 'triton' or 'aten' is wanted and cannot do it; says why.
-    """
-    if fused is not None:
-        return fused.choose(wanted, x, relay)
-    if wanted in ('triton', 'aten'):
-        raise RuntimeError(f'{wanted!r} needs resnet_dnr_fused.py beside {__file__}')
-    return 'plain'
+def _check(name, value, wanted):
+    if value not in wanted:
+        raise ValueError(f'{name} must be one of {tuple(wanted)}, got {value!r}')
 
 
 def _without_autocast(device_type):
@@ -772,15 +662,8 @@ def _without_autocast(device_type):
         return contextlib.nullcontext()
 
 
-def _is_compiling():
-    """Whether torch.compile traces this call; there is none before 2.0."""
-    compiler = getattr(torch, 'compiler', None)
-    return hasattr(compiler, 'is_compiling') and compiler.is_compiling()
-
-
 def _updating_buffers_once(block):
-    """A block's computation, whose second call leaves its buffers as they were: a
-    recomputation does the very operations of the first run, updates among them."""
+    """A block's computation, whose repetition leaves the buffers as they were."""
     calls = []
 
     def run(*args):
@@ -789,42 +672,29 @@ def _updating_buffers_once(block):
         try:
             return block._forward(*args)
         finally:
-            with torch.no_grad():
-                for buffer, value in kept:
-                    buffer.copy_(value)
+            for buffer, value in kept:
+                buffer.data.copy_(value)
 
     return run
 
 
 def _register():
-    """Register ResNet_DNR with the host that there is, if any.
-
-    In a host's package, '...registry' is mmaction.models.registry from mmaction v1's
-    tenons/backbones, and mmaction.registry from mmaction2's models/backbones.
-    """
-    if __name__.startswith('mmaction.'):
-        from ... import registry
-    else:
+    """Register ResNet_DNR with the host that there is, if any."""
+    for name in ('mmaction.registry', 'mmaction.models.registry'):  # mmaction2, v1
         try:
-            import mmaction
+            registry = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != 'mmaction':
-                raise
-            return
-        # A folder of that name, such as a clone of mmaction, is no package.
-        if getattr(mmaction, '__file__', None) is None:
-            return
-        try:
-            from mmaction import registry
-        except ImportError:
-            from mmaction.models import registry
-    if hasattr(registry, 'MODELS'):  # mmaction2
-        modules, register = registry.MODELS, registry.MODELS.register_module()
-    else:
-        modules, register = registry.BACKBONES, registry.BACKBONES.register_module
-    # Beside a host that has the file inside as well, the first one counts.
-    if 'ResNet_DNR' not in modules.module_dict:
-        register(ResNet_DNR)
+            if not name.startswith(error.name):
+                raise  # the host lacks something
+            continue
+        if hasattr(registry, 'MODELS'):  # mmaction2
+            modules, register = registry.MODELS, registry.MODELS.register_module()
+        else:
+            modules, register = registry.BACKBONES, registry.BACKBONES.register_module
+        # Beside a host that has the file inside as well, the first one counts.
+        if 'ResNet_DNR' not in modules.module_dict:
+            register(ResNet_DNR)
+        return
 
 
 _register()

@@ -50,7 +50,7 @@ class Spec(NamedTuple):
 
 
 def choose(wanted: str, x: Tensor, relay: nn.Module) -> str:
-    """What computes a layer, see ``resnet_dnr.choose_backend``.
+    """What computes a layer: 'triton', 'aten' or 'plain'; a new choice is logged.
 
     'auto' is 'triton' where :func:`why_not_triton` has no reason against it, else
     'aten', or under torch.compile 'plain', which the compiler fuses. Whatever is
@@ -168,14 +168,14 @@ def share(relay: nn.Module, x: Tensor) -> nn.Module | SharedCell:
 
 
 def normalize(backend, norm, x, relay, state):
-    """What ``DynamicNorm.normalize`` computes, by 'triton' or 'aten'.
+    """What ``DynamicNorm.forward`` computes, by 'triton' or 'aten'.
 
     Args:
         backend (str): 'triton' or 'aten', as :func:`choose` said.
         norm (DynamicNorm): the layer. 'triton' moves its running statistics.
         x (Tensor): (N * T, C, H, W).
         relay (RelayCell | SharedCell): the cell.
-        state (tuple[Tensor, Tensor] | Tensor | None): its state before the first group.
+        state (Tensor | None): its state before the first group, (2, N, C).
 
     Returns:
         tuple: the output, like x; the new state, (2, N, C); and, with 'aten' in
@@ -191,8 +191,6 @@ def normalize(backend, norm, x, relay, state):
         norm.relu,
     )
     running = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    if state is not None and not isinstance(state, Tensor):
-        state = torch.stack(tuple(state))
     if backend == 'aten':
         relay = relay.relay if isinstance(relay, SharedCell) else relay
         out, state, *statistics = _AtenNormalize.apply(
@@ -279,7 +277,6 @@ class _AtenNormalize(torch.autograd.Function):
             leaves = [leaf.detach().requires_grad_() for leaf in leaves]
             with torch.autocast(x.device.type, enabled=False):
                 scales, shifts, new_state = relay(*leaves)
-            new_state = torch.stack(new_state)
         ctx.relay = [*leaves, *weights], (scales, shifts, new_state)
         scales, shifts = scales.detach().to(groups.dtype), shifts.detach()
         centered.mul_((scales * rstd)[:, :, None, :, None, None])

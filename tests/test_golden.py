@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from checkpoint_files import to_published_names
 
 from resnet_dnr import (
     Bottleneck,
@@ -20,7 +21,6 @@ from resnet_dnr import (
     ResNet_DNR,
     Stage,
     from_published_name,
-    to_published_names,
 )
 
 GOLDEN = Path(__file__).parent / 'golden'

@@ -13,11 +13,12 @@ import time
 import pytest
 import recalibrate_norm
 import torch
+from checkpoint_files import to_published_names
 from conftest import ROOT
 from hosts import HostError
 from torch import nn
 
-from resnet_dnr import DynamicNorm, ResNet_DNR, to_published_names
+from resnet_dnr import DynamicNorm, ResNet_DNR
 
 CONFIG = str(ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py')
 SCRIPT = str(ROOT / 'tools' / 'recalibrate_norm.py')

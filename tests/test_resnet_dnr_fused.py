@@ -24,14 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import resnet_dnr
 from resnet_dnr import (
     CrossLayerNorm,
     CrossTemporalNorm,
     DynamicNorm,
     RelayCell,
     ResNet_DNR,
-    choose_backend,
 )
 
 fused = pytest.importorskip('resnet_dnr_fused')
@@ -249,7 +247,7 @@ class Layer(nn.Module):
         self.norm, self.relay = norm, relay
 
     def forward(self, x, state=None):
-        return self.norm.normalize(x, self.relay, state)
+        return self.norm(x, self.relay, state)
 
 
 def build_layer(case, backend, device):
@@ -260,9 +258,9 @@ def build_layer(case, backend, device):
         case.n_segment,
         case.num_groups,
         case.running_stats,
-        case.relu,
         backend,
     )
+    norm.relu = case.relu
     norm.running_mean.normal_(case.mean)
     norm.running_var.uniform_(0.5, 1.5)
     relay = RelayCell(case.channels)
@@ -274,13 +272,13 @@ def build_layer(case, backend, device):
         + case.mean
         + torch.randn(images, case.channels, 1, 1)
     )
-    state = torch.rand(2, case.clips, case.channels).unbind()
+    state = torch.rand(2, case.clips, case.channels)
     x = lay_out(x.to(device, case.dtype), case.layout)
     return (
         norm.to(device).train(case.training),
         relay.to(device, case.relay_dtype),
         x.requires_grad_(),
-        [s.to(device).requires_grad_() for s in state] if case.state else None,
+        state.to(device).requires_grad_() if case.state else None,
     )
 
 
@@ -292,7 +290,7 @@ def exact(norm, relay, x, state):
         norm.double().cpu(),
         relay.double().cpu(),
         x.detach().cpu().double().requires_grad_(),
-        state and [s.detach().cpu().double().requires_grad_() for s in state],
+        None if state is None else state.detach().cpu().double().requires_grad_(),
     )
 
 
@@ -303,7 +301,7 @@ def upstream_gradients(case, layer):
     """
     norm, relay, x, state = exact(*layer)
     norm.relu = False
-    out, _ = norm.normalize(x, relay, state)
+    out, _ = norm(x, relay, state)
     generator = torch.Generator().manual_seed(1)
     grad = torch.randn(out.shape, generator=generator)
     grad_state = torch.randn(2, case.clips, case.channels, generator=generator)
@@ -328,11 +326,11 @@ def upstream_gradients(case, layer):
 def run_layer(layer, upstream):
     """All that the layer gives, by name; the running statistics move."""
     norm, relay, x, state = layer
-    out, (h, c) = norm.normalize(x, relay, state)
+    out, (h, c) = norm(x, relay, state)
     outs = [y for y in (out, h, c) if y.requires_grad]
     leaves = {'x': x, **dict(relay.named_parameters())}
-    if state:
-        leaves.update(state_h=state[0], state_c=state[1])
+    if state is not None:
+        leaves.update(state=state)
     upstream = [u.to(y) for u, y in zip(upstream, outs)]
     grads = torch.autograd.grad(outs, list(leaves.values()), upstream)
     return {
@@ -371,7 +369,7 @@ def filled_with_nan():
 @cases
 def test_a_layer(case, device, backend, filled_with_nan):
     layer = build_layer(case, backend, device)
-    assert choose_backend(backend, layer[2], layer[1]) == backend
+    assert fused.choose(backend, layer[2], layer[1]) == backend
     upstream = upstream_gradients(case, layer)
     expected = run_layer(exact(*layer), upstream)
     got = run_layer(layer, upstream)
@@ -492,14 +490,11 @@ def test_aten_by_differences(relu, training):
     layer = Layer(norm, relay).double()
     weights = dict(layer.named_parameters())
 
-    def function(x, h, c, *values):
-        out, state = torch.func.functional_call(
-            layer, dict(zip(weights, values)), (x, (h, c))
-        )
-        return (out, *state)
+    def function(x, state, *values):
+        return torch.func.functional_call(layer, dict(zip(weights, values)), (x, state))
 
-    x, *state = (t.detach().double().requires_grad_() for t in (x, *state))
-    assert torch.autograd.gradcheck(function, (x, *state, *weights.values()))
+    x, state = (t.detach().double().requires_grad_() for t in (x, state))
+    assert torch.autograd.gradcheck(function, (x, state, *weights.values()))
 
 
 @on_paths
@@ -547,8 +542,8 @@ def test_what_is_not_finite(value, relu, training, device, backend):
     x.data[1, 7, 1, 0] = float(value)
     plain = copy.deepcopy(norm)
     plain.backend = 'plain'
-    out, (h, c) = norm.normalize(x, relay)
-    expected, (expected_h, expected_c) = plain.normalize(x, relay)
+    out, (h, c) = norm(x, relay)
+    expected, (expected_h, expected_c) = plain(x, relay)
     assert expected.isfinite().any() and not expected.isfinite().all()
     for got, wanted in (
         (out, expected),
@@ -597,14 +592,12 @@ def test_gradients_of_some_inputs(wanted, training, device, backend):
     _, relay, x, state = layer
     relay.requires_grad_(wanted in ('relay', 'all but x'))
     x.requires_grad_(wanted == 'x')
-    for s in state:
-        s.requires_grad_(wanted in ('state', 'all but x'))
-    out, (h, c) = norm.normalize(x, relay, state)
+    state.requires_grad_(wanted in ('state', 'all but x'))
+    out, (h, c) = norm(x, relay, state)
     assert torch.equal(out, expected['out'])
     leaves = {
         'x': x,
-        'state_h': state[0],
-        'state_c': state[1],
+        'state': state,
         **dict(relay.named_parameters()),
     }
     if wanted == 'nothing':
@@ -628,9 +621,9 @@ def test_gradients_through_some_outputs(used, training, device, backend):
     upstream = upstream_gradients(case, layer)
 
     def gradients(norm, relay, x, state):
-        out, state_after = norm.normalize(x, relay, state)
+        out, state_after = norm(x, relay, state)
         outs = (out, *state_after)
-        leaves = [x, *state, *relay.parameters()]
+        leaves = [x, state, *relay.parameters()]
         return torch.autograd.grad(
             [outs[i] for i in used],
             leaves,
@@ -648,19 +641,19 @@ def test_gradients_through_some_outputs(used, training, device, backend):
 @on_paths
 def test_no_clips(device, backend):
     norm, relay, x, _ = build_layer(Case(clips=0, training=False), backend, device)
-    out, (h, c) = norm.normalize(x, relay)
+    out, (h, c) = norm(x, relay)
     assert out.shape == x.shape and h.shape == c.shape == (0, 64)
     out.sum().backward()
     assert x.grad.shape == x.shape
     assert not any(p.grad.any() for p in relay.parameters())
     with pytest.raises(ValueError, match='more than one value a channel'):
-        norm.train().normalize(x, relay)
+        norm.train()(x, relay)
 
 
 @on_paths
 def test_backward_twice(device, backend):
     norm, relay, x, _ = build_layer(SMALL, backend, device)
-    out, _ = norm.normalize(x, relay)
+    out, _ = norm(x, relay)
     leaves = [x, *relay.parameters()]
     once = torch.autograd.grad(out.sum(), leaves, retain_graph=True)
     again = torch.autograd.grad(out.sum(), leaves)
@@ -671,9 +664,9 @@ def test_backward_twice(device, backend):
 def test_backward_after_the_statistics_moved(device, backend):
     layer = build_layer(SMALL._replace(training=False), backend, device)
     norm, relay, x, state = layer
-    outs = [norm.normalize(x, relay, state)[0] for _ in range(2)]
+    outs = [norm(x, relay, state)[0] for _ in range(2)]
     (expected,) = torch.autograd.grad(outs[0].square().sum(), x)
-    norm.train().normalize(x, relay, state)
+    norm.train()(x, relay, state)
     norm.running_mean.fill_(9)
     (got,) = torch.autograd.grad(outs[1].square().sum(), x)
     assert torch.equal(got, expected)
@@ -684,7 +677,7 @@ def test_second_derivatives(device, backend):
     """'plain' has them; the others say that they have not."""
     layer = build_layer(SMALL._replace(relu=False), backend, device)
     norm, relay, x, _ = layer
-    out, _ = norm.normalize(x, relay)
+    out, _ = norm(x, relay)
     (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match='once_differentiable'):
         grad.sum().backward()
@@ -694,7 +687,7 @@ def test_second_derivatives(device, backend):
     step = torch.linspace(-1, 1, x.numel()).view(x.shape).to(x) * 1e-4
 
     def gradient(x, **kwargs):
-        out, _ = copy.deepcopy(norm).normalize(x, relay)
+        out, _ = copy.deepcopy(norm)(x, relay)
         return torch.autograd.grad(out.pow(3).sum(), x, **kwargs)[0]
 
     (second,) = torch.autograd.grad((gradient(x, create_graph=True) * step).sum(), x)
@@ -720,11 +713,11 @@ def test_autocast_changes_nothing_within(training, device, backend):
 @on_paths
 def test_deepcopy(device, backend):
     norm, relay, x, _ = build_layer(SMALL, backend, device)
-    norm.normalize(x, relay)
+    norm(x, relay)
     other = copy.deepcopy(norm)
     assert other.backend == backend
-    assert torch.equal(*(n.normalize(x, relay)[0] for n in (norm, other)))
-    other.normalize(x, relay)
+    assert torch.equal(*(n(x, relay)[0] for n in (norm, other)))
+    other(x, relay)
     assert other.num_batches_tracked == norm.num_batches_tracked + 1
     assert not torch.equal(other.running_mean, norm.running_mean)
 
@@ -736,7 +729,7 @@ def test_relu_is_a_relu(backend, training):
     norm, relay, x, _ = build_layer(Case(training=training), backend, 'cpu')
     other = copy.deepcopy(norm)
     other.relu = True
-    assert torch.equal(other.normalize(x, relay)[0], norm.normalize(x, relay)[0].relu())
+    assert torch.equal(other(x, relay)[0], norm(x, relay)[0].relu())
 
 
 # Networks
@@ -780,12 +773,12 @@ def with_backend(model, backend):
 
 
 def backends_chosen(monkeypatch):
-    """The list of what choose_backend answers from now on."""
-    chosen = []
+    """The list of what is chosen from now on."""
+    chosen, choose = [], fused.choose
     monkeypatch.setattr(
-        resnet_dnr,
-        'choose_backend',
-        lambda *args: chosen.append(choose_backend(*args)) or chosen[-1],
+        fused,
+        'choose',
+        lambda *args: chosen.append(choose(*args)) or chosen[-1],
     )
     return chosen
 
@@ -932,16 +925,16 @@ def a_layer(channels=64, dtype=torch.float32, device='cpu', relay_dtype=torch.fl
 @pytest.mark.skipif(INTERPRETED, reason='not of the kernels')
 def test_chosen_on_a_cpu(wanted, chosen, dtype):
     for channels in (64, 20):
-        assert choose_backend(wanted, *a_layer(channels, dtype)) == chosen
+        assert fused.choose(wanted, *a_layer(channels, dtype)) == chosen
 
 
 @on_triton
 def test_chosen_where_triton_runs(device, backend):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for channels in (20, 64, 128, 256, 512):
-            assert choose_backend('auto', *a_layer(channels, dtype, device)) == 'triton'
+            assert fused.choose('auto', *a_layer(channels, dtype, device)) == 'triton'
     for wanted in ('aten', 'plain'):
-        assert choose_backend(wanted, *a_layer(device=device)) == wanted
+        assert fused.choose(wanted, *a_layer(device=device)) == wanted
 
 
 @on_triton
@@ -955,9 +948,9 @@ def test_chosen_where_triton_runs(device, backend):
 )
 def test_what_the_kernels_cannot_do(kwargs, reason, device, backend):
     layer = a_layer(device=device, **kwargs)
-    assert choose_backend('auto', *layer) == 'aten'
+    assert fused.choose('auto', *layer) == 'aten'
     with pytest.raises(RuntimeError, match=f"'triton' cannot .*{reason}"):
-        choose_backend('triton', *layer)
+        fused.choose('triton', *layer)
 
 
 @pytest.mark.skipif(INTERPRETED, reason='the interpreter can')
@@ -994,7 +987,7 @@ def test_each_choice_is_logged_once(device, backend, caplog):
     caplog.set_level(logging.INFO, 'resnet_dnr_fused')
     for channels in (64, 32):
         for dtype in (torch.float32, torch.bfloat16):
-            choose_backend(backend, *a_layer(channels, dtype, device))
+            fused.choose(backend, *a_layer(channels, dtype, device))
     reason = 'compiled at first use' if backend == 'triton' else '.*'
     for record, dtype in zip(caplog.records, (torch.float32, torch.bfloat16)):
         assert re.fullmatch(
@@ -1113,7 +1106,8 @@ class ThreeLayers(nn.Module):
 
     def __init__(self, channels, backend):
         super().__init__()
-        self.first = CrossLayerNorm(channels, 4, relu=True, backend=backend)
+        self.first = CrossLayerNorm(channels, 4, backend=backend)
+        self.first.relu = True
         self.second = CrossTemporalNorm(channels, 4, 2, 'grouped', backend=backend)
         self.third = CrossLayerNorm(channels, 4, backend=backend)
         self.relay = RelayCell(channels)

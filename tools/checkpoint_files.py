@@ -8,10 +8,13 @@ nothing in it is run.
 import io
 import os.path as osp
 import pickle
+import re
 
 import torch
 from hosts import HostError
 from whole_files import write_whole
+
+from resnet_dnr import MAP_NAMES
 
 
 def read_checkpoint(path):
@@ -120,3 +123,27 @@ def write_checkpoint(path, checkpoint):
     content = io.BytesIO()  # torch.save hides why a disk cannot be written
     torch.save(checkpoint, content)
     write_whole(path, content.getbuffer())
+
+
+def to_published_names(state):
+    """A state dict in the published code's names and shapes.
+
+    Grouped running statistics (G, C) become their mean over the groups, (C,),
+    as the published code has it. Its evaluation differs from the grouped one's.
+
+    Args:
+        state (dict[str, Tensor]): of a ResNet_DNR with dnr='both', or of a
+            recognizer with one under 'backbone.'.
+
+    Returns:
+        dict[str, Tensor]: a new dict; tensors that do not change are shared.
+    """
+    published_state = {}
+    for name, value in state.items():
+        name = re.sub(r'\b(layer\d+)\.(\d+)\.', r'\1.ModuleList.\2.', name)
+        for published, own in MAP_NAMES:
+            name = name.replace(own, published)
+        if name.endswith(('running_mean', 'running_var')) and value.dim() == 2:
+            value = value.mean(0)
+        published_state[name] = value
+    return published_state
