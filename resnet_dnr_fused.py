@@ -372,10 +372,12 @@ class _Launch:
         if INTERPRETED:
             self.kernel[self.grid](*tensors_and_flags, *self.numbers)
         else:  # a pointer says as much, and takes Triton less time than a tensor
-            given = (v if type(v) is int else v.data_ptr() for v in tensors_and_flags)
+            given = [v if type(v) is int else v.data_ptr() for v in tensors_and_flags]
             self.run(*given, *self.numbers, stream=stream)
 
 
+# Programs a processor, in launches that sum and in elementwise ones.
+PROGRAMS = 4, 32
 # Warps and channels of a member of a relay's team, forward and backward.
 RELAY, RELAY_BACKWARD = (16, 32), (4, 16)
 
@@ -404,9 +406,10 @@ class _Plan:
             span = _cdiv(chunks, max(1, programs // (rows * tiles)))
             return _cdiv(chunks, span), span
 
-        # Sums: a few programs a processor, with long runs. Else many, short ones.
-        units, span = split(4 * processors)
-        short = split(32 * processors)
+        # Sums: a few programs, with long runs. Elementwise: many, with short ones.
+        sums, elementwise = PROGRAMS
+        units, span = split(sums * processors)
+        short = split(elementwise * processors)
         relu, training = int(spec.relu), int(spec.training)
         sizes = rows, G, C, P, frames
         running_dtype, groups = statistics

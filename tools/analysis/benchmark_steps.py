@@ -37,12 +37,19 @@ def prepare(setting, device):
     return make_input(setting, device)
 
 
-def measure_times(setting, names, args):
+def build_step(name, setting, args, x):
+    """A backbone, and a function that runs a step of it; see make_step."""
+    model = build(name, setting, args)
+    return model, make_step(model, x, setting)
+
+
+def measure_times(setting, names, args, build_step=build_step):
     """Time the backbones of one combination in turns.
 
     Args:
         setting (dict): a value for each of SETTINGS.
         names (list[str]): backbones, the reference first.
+        build_step (callable): as :func:`build_step`.
 
     Returns:
         dict: for each name a dict of COLUMNS' keys, those that
@@ -62,7 +69,7 @@ def measure_times(setting, names, args):
             errors[name] = first_line(error)
 
     def warm_up():
-        steps[name] = make_step(build(name, setting, args), x, setting)
+        _, steps[name] = build_step(name, setting, args, x)
         for _ in range(args.warmup):
             steps[name]()
 
@@ -104,20 +111,20 @@ def measure_times(setting, names, args):
     return results
 
 
-def measure_alone(name, setting, args):
+def measure_alone(name, setting, args, build_step=build_step):
     """Memory and device operations of a step, nothing else on the device.
 
     Args:
         name (str): of MODELS or MORE_MODELS.
         setting (dict): a value for each of SETTINGS.
+        build_step (callable): as :func:`build_step`.
 
     Returns:
         dict: peak_gib, and what :func:`profile` gives. peak_gib is None with
         reduce-overhead, whose CUDA graphs keep memory of their own.
     """
     x = prepare(setting, args.device)
-    model = build(name, setting, args)
-    step = make_step(model, x, setting)
+    model, step = build_step(name, setting, args, x)
     for _ in range(args.warmup):
         step()
     peak = None
@@ -209,20 +216,21 @@ def time_steps(args):
     report.end()
 
 
-def measure_all_alone(report, args):
+def measure_all_alone(report, args, build_step=build_step):
     """Add memory and device operations to all rows.
 
     After all times: a profiler that ran once slows launching down.
 
     Args:
         report (Report): is written again after each row.
+        build_step (callable): as :func:`build_step`.
     """
     for number, (setting, row) in enumerate(zip(report.settings, report.rows), 1):
         for name, result in row['models'].items():
             if 'error' in result:
                 continue
             try:
-                result.update(measure_alone(name, setting, args))
+                result.update(measure_alone(name, setting, args, build_step))
             except Exception as error:  # the times stay
                 result['error'] = first_line(error)
             free(setting, args.device)
