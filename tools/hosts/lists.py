@@ -102,22 +102,26 @@ def _text(path):
     )
 
 
-def check_template(template, split):
+def check_template(template, split, modality='RGB'):
     """A frame's file name depends on its number.
 
     Args:
         template (str): image_tmpl of the config.
         split (str): 'train', 'val' or 'test'.
+        modality (str): of the config; of Flow, the name has the direction, x
+            or y, before the number.
 
     Raises:
-        HostError: it cannot be filled in, or gives all frames one name.
+        HostError: it cannot be filled in, or gives two frames one name.
     """
+    frames = [(1,), (2,)]
+    wanted = "one place for a frame's number, such as 'image_{:05d}.jpg'"
+    if modality == 'Flow':
+        frames = [('x', 1), ('y', 1), ('x', 2)]
+        wanted = "places for x or y and a number, such as 'flow_{}_{:05d}.jpg'"
     try:
-        good = template.format(1) != template.format(2)
+        good = len({template.format(*frame) for frame in frames}) == len(frames)
     except (AttributeError, IndexError, KeyError, ValueError):
         good = False
     if not good:
-        raise HostError(
-            f'data.{split}.image_tmpl={template!r} should have one place for a '
-            f"frame's number, such as 'image_{{:05d}}.jpg'"
-        )
+        raise HostError(f'data.{split}.image_tmpl={template!r} should have {wanted}')

@@ -22,7 +22,7 @@ from .checks import (
 from .config_keys import Keys
 from .learning_rate import schedulers_of
 from .lists import check_template
-from .options import check_names
+from .options import check_arguments, check_names
 
 # What the native config imports: the backbone, and v1's rules.
 IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components']
@@ -355,6 +355,8 @@ def _optim_wrapper(v1):
     wrapper = dict(type='OptimWrapper', optimizer=optimizer)
     if 'paramwise_cfg' in optimizer:
         wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')
+    kind = getattr(torch.optim, optimizer['type'])
+    check_arguments('optimizer', kind, optimizer, given=('params',))
     config = Keys('optimizer_config', v1.get('optimizer_config') or dict())
     grad_clip = config.take('grad_clip', None)
     if grad_clip:

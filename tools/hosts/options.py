@@ -224,24 +224,33 @@ def unread_names(path, cfg, from_children=frozenset()):
             yield from unread_names(base, cfg, from_here)
 
 
-def check_arguments(name, function, values):
+def check_arguments(name, function, values, given=()):
     """A function or class takes the keys of a config's dict.
 
     Args:
         name (str): where the dict stands in the config.
         function (callable): which is called with it.
         values (dict): the dict; its type is left out.
+        given (tuple[str]): arguments that the config does not give.
 
     Raises:
         HostError: a key is none of its arguments, or one is missing.
     """
     parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return
+    named = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    ]
+    if len(named) < len(parameters):
+        return  # it takes any
     for key in values:
-        if key != 'type' and key not in parameters:
+        if key != 'type' and (key not in named or key in given):
             raise HostError(
                 f'{name}.{key}={values[key]!r} is unknown: '
-                f'{values.get("type", function.__name__)} has no such argument; '
-                f'{nearest(key, parameters)}'
+                f'{function.__name__} has no such argument; {nearest(key, named)}'
             )
+    for key in named:
+        needed = parameters[key].default is inspect.Parameter.empty
+        if needed and key not in values and key not in given:
+            raise HostError(f'{name}.{key} is missing')

@@ -63,11 +63,12 @@ TEST = (
     '8 --out DNR_r50_kinetics_results.pkl'
 )
 NEXT = f"""
-Next, in the checkout, with a PyTorch that mmaction v1 runs on:
+Next, in the checkout, in an environment that mmaction v1 runs in, such as that
+of tools/setup/setup_mmaction_v1.sh:
   cd {{path}}
   bash {TRAIN}
   bash {TEST}
-or, with today's PyTorch, the same through our scripts:
+or the same through our scripts, which check more:
   cd {{repo}}
   MMACTION_ROOT={{path}} {TRAIN}
   MMACTION_ROOT={{path}} {TEST}"""
