@@ -219,7 +219,7 @@ def unread_names(path, cfg, from_children=frozenset()):
             yield name, f'{path}, line {line}'
     from_here = from_children | set(re.findall(r'\b_base_\.(\w+)', text))
     for base in [bases] if isinstance(bases, str) else bases:
-        base = osp.join(osp.dirname(path), base)
+        base = osp.normpath(osp.join(osp.dirname(path), base))
         if osp.isfile(base):  # not one of an installed package
             yield from unread_names(base, cfg, from_here)
 
