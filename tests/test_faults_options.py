@@ -191,10 +191,12 @@ def test_helpers_of_a_file_are_read(tmp_path):
     )
     child = tmp_path / 'child.py'
     child.write_text(
-        "_base_ = './base.py'\nshort = 2\ntotal_epochs = {{ _base_.epochs }} + short\n"
+        "_base_ = './base.py'\nshort = 2\ntotal_epochs = {{ _base_.epochs }}\n"
+        'log_config = dict(interval=short)\n'
     )
     cfg = load_config(str(child))
-    assert (cfg.work_dir, cfg.total_epochs) == ('runs/3', 5)
+    assert (cfg.work_dir, cfg.total_epochs) == ('runs/3', 3)
+    assert cfg.log_config.interval == 2
 
 
 def test_json(tmp_path):

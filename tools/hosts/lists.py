@@ -95,8 +95,9 @@ def _text(path):
     except UnicodeDecodeError as error:
         before = content[: error.start].decode(encoding, 'ignore')
         what = f'the byte 0x{content[error.start]:02x}'
+    line = len(list(io.StringIO(before + what, newline=None)))
     raise HostError(
-        f'{path}, line {len(before.splitlines()) or 1}: {what} is not '
+        f'{path}, line {line}: {what} is not '
         f'{encoding.upper()}. Save the list as UTF-8, for example by: '
         f'iconv -f LATIN1 -t UTF-8'
     )

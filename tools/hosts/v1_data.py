@@ -55,8 +55,6 @@ def guard_item(cls):
         try:
             return get(self, index)
         except HostError as error:
-            if path in str(error):
-                raise
             raise HostError(f'video {path}: {error}') from error
         except Exception as error:
             raise HostError(
@@ -96,9 +94,7 @@ def guard_sizes(cls):
         sizes = sorted({image.shape[1::-1] for image in images})
         if len(sizes) > 1:
             listed = ', '.join(f'{width} x {height}' for width, height in sizes)
-            raise HostError(
-                f'video {record.path} has frames of different sizes: {listed}'
-            )
+            raise HostError(f'frames of several sizes: {listed}')
         return images
 
     cls._get_frames = get_frames
@@ -129,7 +125,7 @@ def guard_videos(cls):
     @functools.wraps(get)
     def get_frames(self, record, reader, *args):
         if record.num_frames < 1:
-            raise HostError(f'video {record.path}: no frame can be read')
+            raise HostError('no frame can be read')
         if self.use_decord:
             self, reader = copy.copy(self), DecordFrames(reader)
             self.use_decord = False
@@ -139,7 +135,7 @@ def guard_videos(cls):
     def load_image(self, reader, directory, modality, idx):
         images = load(self, reader, directory, modality, idx)
         if any(image is None for image in images):
-            raise HostError(f'cannot read frame {idx} of video {directory}')
+            raise HostError(f'cannot read frame {idx}')
         return images
 
     cls._get_frames, cls._load_image = get_frames, load_image
