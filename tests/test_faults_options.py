@@ -144,7 +144,7 @@ def refused(path, options=None):
     [
         ('total_epoch', f'{DEMO} has no total_epoch; did you mean total_epochs?'),
         ('lr_confg.policy', 'has no lr_confg; did you mean lr_config?'),
-        ('fp16.loss_scale', 'has no fp16; there are checkpoint_config, cudnn'),
+        ('fp16.loss_scale', 'has no fp16; the names are checkpoint_config, cu'),
         ('clip.img_scale', 'clip is a variable of'),
         ('dataset_type', 'set data.train.type and data.val.type and data.test.type'),
         ('data_root', 'set data.train.img_prefix'),
@@ -162,7 +162,7 @@ def test_options_that_nothing_reads(key, message):
     'line, message',
     [
         ('lr_confg = dict(policy="step")', 'nothing reads lr_confg; did you mean lr_c'),
-        ('fp16 = dict(loss_scale=512.0)', 'nothing reads fp16; there are'),
+        ('fp16 = dict(loss_scale=512.0)', 'nothing reads fp16; the names are'),
         ('custom_hooks = [dict(type="X")]', 'nothing reads custom_hooks; '),
         ('img_norm_cfg = dict(mean=[0, 0, 0])', 'nothing reads img_norm_cfg'),
         (

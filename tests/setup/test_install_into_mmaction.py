@@ -5,20 +5,17 @@ checkout, and a copy of this repository's files for ours, so that a test can
 change either. The last test wants a real checkout.
 """
 
-import functools
-import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 
 import pytest
 from conftest import ROOT, V1_CHECKOUT
 
 BACKBONES = 'mmaction/models/tenons/backbones/'
 INIT = BACKBONES + '__init__.py'
+KILLS = ROOT / 'tests/setup/kills.py'
 FUSED = 'resnet_dnr_fused.py'
 CONFIG = 'configs/DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
 IMPORT = 'from .resnet_dnr import ResNet_DNR'
@@ -535,68 +532,6 @@ def test_a_failure_in_the_middle_is_rolled_back(script, ours, checkout, options,
 
 
 JOURNAL = '.resnet_dnr_install'
-CHANGES = ('os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.chmod', 'os.utime')
-
-
-@functools.lru_cache(None)
-def compiled(script):
-    return compile(script.read_bytes(), str(script), 'exec')
-
-
-def forked(script, *arguments, kill=0, half=False):
-    """Run a script in a child process that may be killed.
-
-    Args:
-        script (Path): the script.
-        *arguments: its command line.
-        kill (int): the change to the disk, counted from 1, that SIGKILL comes
-            before; 0 for none.
-        half (bool): the kill comes in the middle of the first write of more
-            than 1000 bytes from there instead.
-
-    Returns:
-        tuple: the exit code, None if it was killed, and what it printed.
-    """
-    program = compiled(script)
-    with tempfile.TemporaryFile('w+') as printed:
-        child = os.fork()
-        if not child:
-            forked_child(program, script, arguments, printed, kill, half)
-        _, status = os.waitpid(child, 0)
-        printed.seek(0)
-        output = printed.read()
-    assert 'Traceback' not in output
-    code = None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    return code, output
-
-
-def forked_child(program, script, arguments, printed, kill, half):
-    left = kill
-
-    def count(event, args):
-        nonlocal left
-        opened = event == 'open' and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR)
-        if opened or event in CHANGES:
-            left -= 1
-            if left == 0 and half:
-                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-                small_files_only()
-            elif left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    code = 9
-    try:
-        os.dup2(printed.fileno(), 1)
-        os.dup2(printed.fileno(), 2)
-        sys.stdout = sys.stderr = open(1, 'w', closefd=False)
-        sys.argv = [str(script), *map(str, arguments)]
-        sys.addaudithook(count)  # of this child alone
-        exec(program, dict(__name__='__main__', __file__=str(script)))
-    except SystemExit as exit:
-        code = exit.code or 0
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
 
 
 @pytest.mark.parametrize(
@@ -609,48 +544,21 @@ def forked_child(program, script, arguments, printed, kill, half):
         pytest.param('uninstall', False, marks=pytest.mark.full),
     ],
 )
-def test_killed_at_any_file_operation(ours, checkout, tmp_path, task, half):
+def test_killed_at_any_file_operation(script, ours, checkout, tmp_path, task, half):
     """--check sees it; a second run completes it; --uninstall takes all out."""
-    program = ours / 'tools/setup/install_into_mmaction.py'
-    clean = snapshot(checkout)
+    clean = tmp_path / 'clean'
+    shutil.copytree(checkout, clean)
     if task != 'install':
-        assert forked(program, checkout)[0] == 0
+        script()
     if task == 'upgrade':
         for path in [ours / 'resnet_dnr.py', *ours.glob('configs/**/*.py')]:
             path.write_text(path.read_text() + 'newer = True\n')
         (ours / 'configs/DNR/more/small.py').rename(ours / 'configs/new.py')
         (ours / 'configs/DNR/more').rmdir()
-    options = ['--uninstall'] if task == 'uninstall' else []
-    root, again = tmp_path / 'root', tmp_path / 'again'
-    before = snapshot(checkout)
-    shutil.copytree(checkout, root)
-    assert forked(program, root, *options)[0] == 0
-    after = snapshot(root)
-    kills = 0
-    while True:
-        shutil.rmtree(root)
-        shutil.copytree(checkout, root)
-        kill = dict(kill=kills + 1, half=half)
-        code, _ = forked(program, root, *options, **kill)
-        if code is not None:
-            break
-        kills += 1
-        left = snapshot(root)
-        code, output = forked(program, root, '--check')
-        assert code == (left != (before if options else after)), output
-        if left.keys() - before.keys() - after.keys():
-            assert f'{JOURNAL}' in output and 'a run that was killed' in output
-        # The second run may be killed, too.
-        shutil.copytree(root, again)
-        forked(program, again, **kill)
-        assert forked(program, again)[0] == 0
-        assert snapshot(again) == (before if options else after)
-        assert forked(program, again, '--check')[0] == 0
-        shutil.rmtree(again)
-        assert forked(program, root, '--uninstall')[0] == 0
-        assert snapshot(root) == clean
-    assert snapshot(root) == after
-    assert kills >= (3 if half else 15)
+    program = ours / 'tools/setup/install_into_mmaction.py'
+    # In a process of its own: a small one is forked fast.
+    kills = execute([KILLS, program, checkout, clean, task, '--half' if half else ''])
+    assert int(kills) >= (3 if half else 15)
 
 
 def test_a_journal_reaches_no_file_outside(script, checkout, tmp_path):

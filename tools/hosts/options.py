@@ -129,7 +129,7 @@ def nearest(name, names):
     close = difflib.get_close_matches(name, names, 1)
     if close:
         return f'did you mean {close[0]}?'
-    return f'there are {", ".join(names)}' if names else 'there are none'
+    return f'the names are {", ".join(names)}' if names else 'it has none'
 
 
 def check_names(path, cfg, options=None):
