@@ -7,7 +7,12 @@ Each host module, mmaction2 and mmaction_v1, has:
     DictAction   argparse action for --cfg-options
 
 Both raise HostError for what a user can mend. What they share is here and in
-checks.py. The rest of mmaction2's side:
+
+    checks.py                what is checked before hours of work
+    lists.py                 the reader of lists of videos
+    options.py               --cfg-options, and names that nothing reads
+
+The rest of mmaction2's side:
 
     mmaction2_config.py      a v1 config as a native mmaction2 config
     learning_rate.py         v1's learning-rate rule
@@ -18,6 +23,9 @@ checks.py. The rest of mmaction2's side:
 and of mmaction v1's:
 
     v1_fixes.py              what v1 needs on today's stack
+    v1_startup.py            the same for v1's own scripts, in .venv-v1
+    v1_config.py             a config, checked before v1 takes it
+    v1_data.py               guards of v1's data sets
 """
 
 import os
