@@ -43,6 +43,10 @@ if os.environ.get('MMACTION_ROOT'):  # before anything is imported for it
         'it writes'
     )
 
+from hosts.processes import end_with_launcher  # noqa: E402
+
+end_with_launcher()  # before imports that take seconds
+
 import torch  # noqa: E402
 from checkpoint_files import (  # noqa: E402
     fill_model,

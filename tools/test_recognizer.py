@@ -14,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # At the top, as in train_recognizer.py.
 from hosts import choose_host, run  # noqa: E402
+from hosts.processes import end_with_launcher  # noqa: E402
 
+end_with_launcher()  # before imports that take seconds
 host = choose_host()
 
 

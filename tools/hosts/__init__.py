@@ -7,12 +7,21 @@ Each host module, mmaction2 and mmaction_v1, has:
     DictAction   argparse action for --cfg-options
 
 Both raise HostError for what a user can mend. What they share is here and in
-checks.py. The rest of mmaction2's side:
+
+    checks.py                checks before hours of work
+    checkpoint_folder.py     which checkpoint is the newest, and which ones go
+    locks.py                 one training a work_dir
+    processes.py             the processes of one launch
+    resuming.py              going on with a training
+    training_state.py        what is finite, and what a checkpoint notes
+
+The rest of mmaction2's side:
 
     mmaction2_config.py      a v1 config as a native mmaction2 config
     learning_rate.py         v1's learning-rate rule
     frame_indices.py         v1's frame-index rule
     mmaction2_components.py  what else of v1's rules mmaction2 lacks
+    mmaction2_hooks.py       checkpoints, kept whole and finite
     mmaction2_runner.py      mmengine's Runner, checked
 
 and of mmaction v1's:
@@ -27,6 +36,8 @@ import warnings
 
 class HostError(Exception):
     """A fault in config, data, checkpoint or arguments; the text says all."""
+
+    told = False  # another process prints it
 
 
 def choose_host():
@@ -55,11 +66,16 @@ def ignore_torch_warnings():
 def run(task, args):
     """Run a host's train or test as a command: exit 1 with what is wrong.
 
+    A process whose group another one has left, by an error of its own, ends
+    without a word where tools/launch.py says what happened.
+
     Args:
         task (callable): of one argument.
         args (argparse.Namespace): the argument.
     """
-    try:  # torchrun's summary shows a failure's text
+    from .processes import LAUNCHER, REFUSED, describe_os_error, is_lost_peer
+
+    try:  # the launcher gets a failure's text
         from torch.distributed.elastic.multiprocessing.errors import record
 
         task = record(task)
@@ -68,5 +84,21 @@ def run(task, args):
     try:
         task(args)
     except HostError as error:
+        if os.environ.get(REFUSED):  # what no restart mends
+            open(os.environ[REFUSED], 'w').close()
+        if error.told:
+            sys.exit(1)
         # A data loader's worker puts its traceback before the text.
         sys.exit(f'error: {str(error).split("HostError: ")[-1].strip()}')
+    except OSError as error:
+        if error.errno is None:
+            raise
+        sys.exit(f'error: {describe_os_error(error)}')
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell has it
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        if os.environ.get(LAUNCHER):
+            sys.exit(1)
+        sys.exit('error: another process of this launch has ended')

@@ -15,9 +15,10 @@ from . import HostError
 from .checks import check_clips
 from .config_keys import Keys
 from .learning_rate import schedulers_of
+from .resuming import check_settings
 
 # What the native config imports: the backbone, and v1's rules.
-IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components']
+IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components', 'hosts.mmaction2_hooks']
 # What mmaction v1 reads and a config need not have.
 OPTIONAL = ('cudnn_benchmark', 'find_unused_parameters', 'load_from', 'resume_from')
 
@@ -342,6 +343,7 @@ def _optim_wrapper(v1):
             f'optimizer.type={optimizer.get("type")!r} is no optimizer of PyTorch'
         )
     wrapper = dict(type='OptimWrapper', optimizer=optimizer)
+    check_settings(optimizer)
     if 'paramwise_cfg' in optimizer:
         wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')
     config = Keys('optimizer_config', v1.get('optimizer_config') or dict())
@@ -359,11 +361,10 @@ def _runtime(v1):
         v1.get('checkpoint_config') or dict(interval=v1.total_epochs),
     )
     checkpoint_hook = dict(
-        type='CheckpointHook',
+        type='V1CheckpointHook',
         interval=checkpoint.take('interval', 1),
         max_keep_ckpts=checkpoint.take('max_keep_ckpts', -1),
         save_optimizer=checkpoint.take('save_optimizer', True),
-        backend_args=dict(backend='whole_file'),
     )
     checkpoint.expect('by_epoch', [True], True)
     checkpoint.finish()
@@ -394,7 +395,10 @@ def _runtime(v1):
             # their running statistics.
             sync_buffers=dict(type='SyncBuffersHook'),
         ),
-        custom_hooks=[dict(type='PlainCheckpointHook')],
+        custom_hooks=[
+            dict(type='PlainCheckpointHook'),
+            dict(type='FaithfulTrainingHook'),
+        ],
         log_processor=dict(type='LogProcessor', window_size=interval),
         visualizer=dict(type='ActionVisualizer', vis_backends=backends),
         env_cfg=dict(
