@@ -17,6 +17,7 @@ takes:
 """
 
 import datetime
+import logging
 import os
 import signal
 import socket
@@ -30,11 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from hosts import HostError  # noqa: E402
 from hosts.processes import LAUNCH, LAUNCHER, REFUSED  # noqa: E402
-
-# What torch logs of a failure is a page; the last line here says the same.
-logged = os.environ.get('LOGLEVEL')
-os.environ['LOGLEVEL'] = logged or 'CRITICAL'
-
 from torch.distributed import DistError, PrefixStore, TCPStore  # noqa: E402
 from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: E402
 from torch.distributed.elastic.multiprocessing.errors import (  # noqa: E402
@@ -50,9 +46,6 @@ from torch.distributed.launcher.api import (  # noqa: E402
     LaunchConfig,
     elastic_launch,
 )
-
-if logged is None:  # nothing of this for the processes
-    del os.environ['LOGLEVEL']
 
 REPORT_SECONDS = 30  # between two lines about what is waited for
 
@@ -267,6 +260,9 @@ def launch(script, processes, arguments):
     Raises:
         HostError: what is wrong; empty where a process has said it.
     """
+    if 'LOGLEVEL' not in os.environ:
+        # What torch logs of a failure is a page; the last line here says it.
+        logging.disable(logging.ERROR)
     run_id = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix='launch_') as folder:
         refused = os.path.join(folder, 'refused')

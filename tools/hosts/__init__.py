@@ -26,6 +26,7 @@ The rest of mmaction2's side:
 
 and of mmaction v1's:
 
+    mmaction_v1_hooks.py     checkpoints and resuming, as on mmaction2
     v1_fixes.py              what v1 needs on today's stack
 """
 
