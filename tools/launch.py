@@ -170,13 +170,13 @@ class Meeting(RendezvousHandler):
     def _check_in(self, deadline):
         """Write this machine's name, and wait for those of the others."""
         name = f'{self.round}/machine/{self.rank}'
-        mine = f'{socket.gethostname()} (process {os.getpid()})'
-        holder = self.store.compare_set(name, '', mine).decode()
-        if holder != mine:
+        if self.store.add(f'{self.round}/taken/{self.rank}', 1) > 1:
             raise HostError(
-                f'NODE_RANK={self.rank} is taken by {holder}: each machine needs '
-                f'a number of its own, from 0 to {self.machines - 1}'
+                f'NODE_RANK={self.rank} is taken by {self.store.get(name).decode()}: '
+                f'each machine needs a number of its own, from 0 to '
+                f'{self.machines - 1}'
             )
+        self.store.set(name, f'{socket.gethostname()} (process {os.getpid()})')
         self.store.set(f'{self.round}/begun', '1')
         told = time.monotonic()
         while True:

@@ -8,7 +8,6 @@ names it.
 import math
 import os.path as osp
 
-import torch
 from mmengine.config import Config
 
 from . import HostError
@@ -338,11 +337,6 @@ def _check_feature_size(split, width, height, backbone, spatial_size, oversample
 
 def _optim_wrapper(v1):
     optimizer = dict(v1.optimizer)
-    if not hasattr(torch.optim, optimizer.get('type', '')):
-        raise HostError(
-            f'optimizer.type={optimizer.get("type")!r} is no optimizer of PyTorch'
-        )
-    wrapper = dict(type='OptimWrapper', optimizer=optimizer)
     check_settings(optimizer)
     if 'paramwise_cfg' in optimizer:
         wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')

@@ -21,7 +21,7 @@ from . import HostError, v1_fixes
 from .checks import check_clips, check_gpus, check_out
 from .locks import FolderLock
 from .processes import interruptible
-from .resuming import begin, choose_seed, is_done
+from .resuming import begin, check_settings, choose_seed, is_done
 from .training_state import check_scores, naming_folder
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -66,6 +66,7 @@ def train(args):
     cfg = mmcv.Config.fromfile(args.config)
     work_dir = args.work_dir or cfg.work_dir
     asked = args.resume_from or cfg.get('resume_from')
+    check_settings(cfg.optimizer)
     join_group(cfg)
     lock = FolderLock(work_dir)
     start = begin(lock, asked, args.resume)

@@ -71,8 +71,8 @@ def begin(lock, resume_from, resume):
 def choose_checkpoint(work_dir, resume_from, resume):
     """What a training goes on from. Reads it only to choose.
 
-    After a restart of its processes, it is the newest whole checkpoint that
-    this launch has written, and else what the command says.
+    With resume, and after a restart for what this launch has written, that is
+    the newest whole checkpoint in work_dir. Without one, it is resume_from.
 
     Args:
         work_dir (str | Path): of the training.
@@ -88,16 +88,18 @@ def choose_checkpoint(work_dir, resume_from, resume):
     again = launch_id() is not None and may_restart()
     if not (resume or again):
         return Resumption(resume_from)
-    path, checkpoint = newest_checkpoint(work_dir)
+    try:
+        path, checkpoint = newest_checkpoint(work_dir)
+    except HostError:
+        if resume:
+            raise
+        path, checkpoint = None, None  # it was not asked to go on from those
     ours = path and checkpoint.get('meta', {}).get('launch') == launch_id()
-    if not resume and not (again and ours):
+    if path is None and resume and not resume_from:
+        print(f'{work_dir} holds no checkpoint: training starts at its beginning')
+    if path is None or not (resume or (again and ours)):
         return Resumption(resume_from)
-    print(
-        f'resuming from {path}'
-        if path
-        else f'{work_dir} holds no checkpoint: the training starts at its beginning',
-        flush=True,
-    )
+    print(f'resuming from {path}', flush=True)
     return Resumption(path, checkpoint)
 
 
@@ -282,14 +284,18 @@ def check_optimizer(config, groups, checkpoint, path):
 
 
 def check_settings(config):
-    """An optimizer can be made with its settings.
+    """An optimizer is one of PyTorch's, and can be made with its settings.
 
     Args:
-        config (dict): the optimizer of a v1 config, whose type is PyTorch's.
+        config (dict): the optimizer of a v1 config.
 
     Raises:
         HostError: it cannot; the text says why.
     """
+    if not hasattr(torch.optim, config.get('type', '')):
+        raise HostError(
+            f'optimizer.type={config.get("type")!r} is no optimizer of PyTorch'
+        )
     try:
         _kept_by(config)
     except (TypeError, ValueError, RuntimeError) as error:
