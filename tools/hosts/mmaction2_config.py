@@ -338,6 +338,7 @@ def _check_feature_size(split, width, height, backbone, spatial_size, oversample
 def _optim_wrapper(v1):
     optimizer = dict(v1.optimizer)
     check_settings(optimizer)
+    wrapper = dict(type='OptimWrapper', optimizer=optimizer)
     if 'paramwise_cfg' in optimizer:
         wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')
     config = Keys('optimizer_config', v1.get('optimizer_config') or dict())
