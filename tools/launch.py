@@ -16,6 +16,7 @@ takes:
     MAX_RESTARTS  how often to start all processes again after a failure (0)
 """
 
+import contextlib
 import datetime
 import logging
 import os
@@ -31,6 +32,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from hosts import HostError  # noqa: E402
 from hosts.processes import LAUNCH, LAUNCHER, REFUSED  # noqa: E402
+
+try:
+    from torch.distributed.elastic.rendezvous import RendezvousInfo
+except ImportError:
+    sys.exit(
+        'error: tools/launch.py needs PyTorch 2.5 or newer. With an older one, '
+        'start the script with torchrun: docs/training.md shows how'
+    )
 from torch.distributed import DistError, PrefixStore, TCPStore  # noqa: E402
 from torch.distributed.elastic.multiprocessing.api import SignalException  # noqa: E402
 from torch.distributed.elastic.multiprocessing.errors import (  # noqa: E402
@@ -38,7 +47,6 @@ from torch.distributed.elastic.multiprocessing.errors import (  # noqa: E402
 )
 from torch.distributed.elastic.rendezvous import (  # noqa: E402
     RendezvousHandler,
-    RendezvousInfo,
     RendezvousStoreInfo,
     rendezvous_handler_registry,
 )
@@ -264,35 +272,35 @@ def launch(script, processes, arguments):
         # What torch logs of a failure is a page; the last line here says it.
         logging.disable(logging.ERROR)
     run_id = uuid.uuid4().hex
-    with tempfile.TemporaryDirectory(prefix='launch_') as folder:
-        refused = os.path.join(folder, 'refused')
-        meeting = read_meeting(run_id, refused)
-        restarts = number('MAX_RESTARTS', 0, 0)
-        os.environ.update(
-            {LAUNCHER: str(os.getpid()), LAUNCH: run_id, REFUSED: refused}
-        )
-        rendezvous_handler_registry.register('meeting', lambda parameters: meeting)
-        config = LaunchConfig(
-            min_nodes=meeting.machines,
-            max_nodes=meeting.machines,
-            nproc_per_node=processes,
-            run_id=run_id,
-            rdzv_backend='meeting',
-            max_restarts=restarts,
-        )
-        # Until the agent has its own handlers, Ctrl-C ends this at once, also
-        # where C++ code waits.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        try:
-            elastic_launch(config, sys.executable)(script, *arguments)
-        except ChildFailedError as error:
-            raise HostError(describe(error)) from error
-        except SignalException as error:
-            sys.exit(128 + error.sigval)
-        except DistError as error:
-            raise HostError(
-                f'machine 0 at {meeting.address} has ended: see what it says'
-            ) from error
+    refused = os.path.join(tempfile.gettempdir(), f'refused_{run_id}')
+    meeting = read_meeting(run_id, refused)
+    restarts = number('MAX_RESTARTS', 0, 0)
+    os.environ.update({LAUNCHER: str(os.getpid()), LAUNCH: run_id, REFUSED: refused})
+    rendezvous_handler_registry.register('meeting', lambda parameters: meeting)
+    config = LaunchConfig(
+        min_nodes=meeting.machines,
+        max_nodes=meeting.machines,
+        nproc_per_node=processes,
+        run_id=run_id,
+        rdzv_backend='meeting',
+        max_restarts=restarts,
+    )
+    # Until the agent has its own handlers, Ctrl-C ends this at once, also
+    # where C++ code waits.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        elastic_launch(config, sys.executable)(script, *arguments)
+    except ChildFailedError as error:
+        raise HostError(describe(error)) from error
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    except DistError as error:
+        raise HostError(
+            f'machine 0 at {meeting.address} has ended: see what it says'
+        ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(refused)
 
 
 def describe(failed):

@@ -34,10 +34,14 @@ class FolderLock:
 
         Raises:
             HostError: another process has it; the text names its machine
-                and process.
-            OSError: the file cannot be written.
+                and process. Or the folder cannot be written.
         """
-        file = open(osp.join(self.folder, '.training.lock'), 'a+')
+        try:
+            file = open(osp.join(self.folder, '.training.lock'), 'a+')
+        except OSError as error:
+            raise HostError(
+                f'cannot write in {self.folder}: {error.strerror}'
+            ) from error
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -45,8 +45,8 @@ def train(args):
     join_group(cfg, args.launcher)
     lock = FolderLock(cfg.work_dir)
     asked = args.resume_from or v1.get('resume_from')
-    start = begin(lock, asked, args.resume)
     try:
+        start = begin(lock, asked, args.resume)
         if start.path:
             if is_done(
                 start.checkpoint,
@@ -95,7 +95,10 @@ def join_group(cfg, launcher):
     with interruptible():
         if torch.cuda.is_available():
             from mmengine.dist import init_dist
+            from mmengine.utils.dl_utils import set_multi_processing
 
+            # As the Runner does, before it; init_dist would set another.
+            set_multi_processing(**cfg.env_cfg.mp_cfg, distributed=True)
             init_dist(launcher, **cfg.env_cfg.dist_cfg)
         elif launcher == 'pytorch':  # mmengine's launchers want CUDA devices
             torch.distributed.init_process_group('gloo')

@@ -69,9 +69,9 @@ def train(args):
     check_settings(cfg.optimizer)
     join_group(cfg)
     lock = FolderLock(work_dir)
-    start = begin(lock, asked, args.resume)
     options = ['--work_dir', work_dir] + (['--validate'] if args.validate else [])
     try:
+        start = begin(lock, asked, args.resume)
         if start.path:
             if 'message_hub' in start.checkpoint:
                 raise HostError(
