@@ -423,15 +423,19 @@ def test_killed_five_times(data, tmp_path):
     chance = random.Random(seed)
     process = train(data, tmp_path / 'killed', epochs, MAX_RESTARTS='9')
     children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
-    lines, kills, running = [], 0, True
+    lines, kills, passed = [], 0, chance.randrange(6)
     for line in process.stdout:
         lines.append(line)
-        running = running or 'starting all processes again' in line
-        # After a random while of work, once in a start.
-        if 'Epoch(train)' in line and running and kills < 5 and chance.random() < 0.7:
-            time.sleep(chance.uniform(0, 1.5))
-            os.kill(int(chance.choice(children.read_text().split())), signal.SIGKILL)
-            kills, running = kills + 1, False
+        if 'starting all processes again' in line:
+            passed = chance.randrange(6)
+        elif 'Epoch(train)' in line and kills < 5:
+            # Once in a start: within the first epoch or after a checkpoint.
+            passed -= 1
+            if passed == -1:
+                time.sleep(chance.uniform(0, 1.5))
+                victim = int(chance.choice(children.read_text().split()))
+                os.kill(victim, signal.SIGKILL)
+                kills += 1
     process.wait()
     output = ''.join(lines)
     assert process.returncode == 0, output[-3000:]
