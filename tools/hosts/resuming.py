@@ -120,7 +120,7 @@ def is_done(checkpoint, path, total_epochs, keys, asked):
         HostError: it lacks something, or has as many epochs behind it and
             was asked for, or has more.
     """
-    missing = [key for key in ('meta', *keys) if key not in checkpoint]
+    missing = [key for key in (*keys, 'meta') if key not in checkpoint]
     meta = checkpoint.get('meta')
     if not missing and not (isinstance(meta, dict) and _is_count(meta.get('epoch'))):
         missing = ['meta.epoch']
