@@ -1,7 +1,7 @@
 # Sourced by the dist_*.sh scripts: launch SCRIPT GPUS [arguments].
 #
-# One process a GPU through torchrun. For several machines, set on each:
-#   NNODES (default 1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500)
+# One process a GPU through launch.py, which says what of the environment it
+# takes: NNODES, NODE_RANK, MASTER_ADDR, PORT, WAIT_SECONDS, MAX_RESTARTS.
 # PYTHON names the interpreter. Without it: with MMACTION_ROOT set, that of the
 # environment which setup/setup_mmaction_v1.sh made here; else the active virtual
 # environment's; else that of the one which quickstart.sh made; else python3.
@@ -31,12 +31,5 @@ launch() {
     local cores=$(($(nproc) / gpus))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 1 ? cores : 1))}
     export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
-    local rendezvous=(--standalone)  # a free port, so that jobs can be many
-    if [ "${NNODES:-1}" != 1 ] || [ -n "${PORT:-}" ]; then
-        rendezvous=(--nnodes "${NNODES:-1}" --node_rank "${NODE_RANK:-0}"
-                    --master_addr "${MASTER_ADDR:-127.0.0.1}"
-                    --master_port "${PORT:-29500}")
-    fi
-    exec "$python" -m torch.distributed.run "${rendezvous[@]}" \
-        --nproc_per_node "$gpus" "$tools/$script" --launcher pytorch "$@"
+    exec "$python" "$tools/launch.py" "$tools/$script" "$gpus" --launcher pytorch "$@"
 }

@@ -43,6 +43,11 @@ if os.environ.get('MMACTION_ROOT'):  # before anything is imported for it
         'it writes'
     )
 
+from hosts.processes import end_with_launcher  # noqa: E402
+
+if __name__ == '__main__':  # and before imports that take seconds
+    end_with_launcher()
+
 import torch  # noqa: E402
 from checkpoint_files import (  # noqa: E402
     fill_model,

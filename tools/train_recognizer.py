@@ -14,7 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # At the top: spawned data loader workers import this file again, and need
 # what importing the host sets up.
 from hosts import choose_host, run  # noqa: E402
+from hosts.processes import end_with_launcher  # noqa: E402
 
+if __name__ == '__main__':  # and before imports that take seconds
+    end_with_launcher()
 host = choose_host()
 
 
@@ -24,7 +27,13 @@ def parse_args():
     parser.add_argument(
         '--work_dir', help="folder for logs and checkpoints, instead of the config's"
     )
-    parser.add_argument('--resume_from', help='checkpoint to go on from')
+    resume = parser.add_mutually_exclusive_group()
+    resume.add_argument('--resume_from', help='checkpoint to go on from')
+    resume.add_argument(
+        '--resume',
+        action='store_true',
+        help='go on from the newest whole checkpoint in the work_dir, if there is one',
+    )
     parser.add_argument(
         '--validate', action='store_true', help='validate after every epoch'
     )

@@ -10,6 +10,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 
 
 def temporary_name(path):
@@ -98,5 +99,7 @@ def remove_unfinished(folder):
     Args:
         folder (str | Path): nobody may be writing in it.
     """
-    for name in glob.glob(os.path.join(glob.escape(os.fspath(folder)), '*.tmp')):
-        os.remove(name)
+    pattern = os.path.join(glob.escape(os.fspath(folder)), '*.tmp')
+    for name in glob.glob(pattern):
+        if re.search(r'\.\d+\.tmp$', name):  # as temporary_name makes them
+            os.remove(name)

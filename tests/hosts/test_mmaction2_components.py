@@ -214,18 +214,20 @@ def test_bad_frame(tmp_path, content, message):
     [(10, 4, 1), (10, 4, 3), (16, 4, 2), (1, 8, 4), (7, 3, 2)],
 )
 def test_full_batches(monkeypatch, videos, batch, processes):
-    seen = []
+    seen, drawn = [], []
     for rank in range(processes):
         monkeypatch.setattr(
             'mmengine.dataset.sampler.get_dist_info',
             lambda rank=rank: (rank, processes),
         )
         sampler = FullBatchSampler(range(videos), batch, seed=0)
-        indices = list(sampler)
+        indices, seeds = map(list, zip(*sampler))
         assert len(indices) == len(sampler)
         # v1's number of iterations, each of a full batch.
         assert len(indices) == -(-videos // (batch * processes)) * batch
         seen += indices
+        drawn += seeds
+    assert len(set(drawn)) == len(drawn)
     assert set(seen) == set(range(videos))
     assert max(map(seen.count, seen)) - min(map(seen.count, seen)) <= 1
 

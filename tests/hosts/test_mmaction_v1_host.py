@@ -413,6 +413,10 @@ def test_cosine_is_cosine_annealing_to_zero(work, trained):
 
 @needs_v1
 def test_resuming(work, trained):
+    """The weights of a training that was not stopped, to the bit.
+
+    Frames, crops and dropout are random in it.
+    """
     output = run(
         work,
         'train',
@@ -422,9 +426,58 @@ def test_resuming(work, trained):
         'work/epoch_2.pth',
         '--work_dir',
         'resumed',
+        '--cfg-options',
+        'data.workers_per_gpu=1',
     )
     assert 'Epoch [3][1/2]' in output and 'Epoch [2]' not in output
     assert sorted(p.name for p in (work / 'resumed').glob('epoch*')) == ['epoch_3.pth']
+    states = [
+        torch.load(work / folder / 'epoch_3.pth', weights_only=True)['state_dict']
+        for folder in ('work', 'resumed')
+    ]
+    for name, value in states[0].items():
+        if 'running' not in name:  # rank 0's statistics; the others' are not saved
+            assert torch.equal(value, states[1][name]), name
+    assert os.readlink(work / 'resumed/latest.pth') == 'epoch_3.pth'
+
+
+@needs_v1
+def test_resuming_honours_the_command(work, trained, tmp_path):
+    """Settings are the config's, and what is not finite stops the training."""
+    for epoch in 2, 3:
+        shutil.copy(work / f'work/epoch_{epoch}.pth', tmp_path)
+    output = run(
+        work,
+        'train',
+        1,
+        'config.py',
+        '--resume',
+        '--work_dir',
+        tmp_path,
+        '--cfg-options',
+        'total_epochs=6',
+        'optimizer.lr=0.04',
+        'checkpoint_config.max_keep_ckpts=1',
+    )
+    assert f'resuming from {tmp_path}/epoch_3.pth' in output
+    expected = [0.02 * (1 + math.cos(math.pi * i / 6)) for i in (3, 4, 5)]
+    assert rates(output) == pytest.approx(expected, rel=1e-3)
+    assert 'the batch is 1 x 2 clips, and that of' in output
+    assert 'eta: -' not in output
+    assert [path.name for path in tmp_path.glob('epoch_*')] == ['epoch_6.pth']
+    state = torch.load(tmp_path / 'epoch_6.pth', weights_only=True)
+    assert state['meta']['iter'] == 6 * 4 and state['meta']['seed'] == 0
+    for options, message in (
+        ('total_epochs=9 optimizer.lr=1e30', f'is {tmp_path}/epoch_6.pth. A lower'),
+        ('total_epochs=9 optimizer.type=Adagrad', 'optimizer='),
+    ):
+        arguments = ['--resume', '--work_dir', tmp_path, '--cfg-options']
+        output = run(
+            work, 'train', 1, 'config.py', *arguments, *options.split(), fails=True
+        )
+        assert 'Traceback' not in output
+        assert message in output.splitlines()[-1]
+        assert [path.name for path in tmp_path.glob('epoch_*')] == ['epoch_6.pth']
 
 
 @needs_v1
@@ -449,7 +502,7 @@ def counted_init(self, *args, **kwargs):
 backbone.__init__ = counted_init
 host.train(argparse.Namespace(
     config='config.py', work_dir='once', resume_from='work/epoch_2.pth',
-    validate=False, gpus=1, seed=None, launcher='none', cfg_options=None))
+    resume=False, validate=False, gpus=1, seed=None, launcher='none', cfg_options=None))
 print('read', read, 'built', len(built))
 """,
     )

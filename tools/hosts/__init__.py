@@ -11,6 +11,11 @@ Both raise HostError for what a user can mend. What they share is here and in
     checks.py                what is checked before hours of work
     lists.py                 the reader of lists of videos
     options.py               --cfg-options, and names that nothing reads
+    checkpoint_folder.py     which checkpoint is the newest, and which ones go
+    locks.py                 one training a work_dir
+    processes.py             the processes of one launch
+    resuming.py              going on with a training
+    training_state.py        what is finite, and what a checkpoint notes
 
 The rest of mmaction2's side:
 
@@ -18,10 +23,12 @@ The rest of mmaction2's side:
     learning_rate.py         v1's learning-rate rule
     frame_indices.py         v1's frame-index rule
     mmaction2_components.py  what else of v1's rules mmaction2 lacks
+    mmaction2_hooks.py       checkpoints, kept whole and finite
     mmaction2_runner.py      mmengine's Runner, checked
 
 and of mmaction v1's:
 
+    mmaction_v1_hooks.py     checkpoints and resuming, as on mmaction2
     v1_fixes.py              what v1 needs on today's stack
     v1_startup.py            the same for v1's own scripts, in .venv-v1
     v1_config.py             a config, checked before v1 takes it
@@ -35,6 +42,8 @@ import warnings
 
 class HostError(Exception):
     """A fault in config, data, checkpoint or arguments; the text says all."""
+
+    told = False  # another process prints it
 
 
 def choose_host():
@@ -63,11 +72,16 @@ def ignore_torch_warnings():
 def run(task, args):
     """Run a host's train or test as a command: exit 1 with what is wrong.
 
+    A process whose group another one has left, by an error of its own, ends
+    without a word where tools/launch.py says what happened.
+
     Args:
         task (callable): of one argument.
         args (argparse.Namespace): the argument.
     """
-    try:  # torchrun's summary shows a failure's text
+    from .processes import LAUNCHER, REFUSED, describe_os_error, is_lost_peer
+
+    try:  # the launcher gets a failure's text
         from torch.distributed.elastic.multiprocessing.errors import record
 
         task = record(task)
@@ -76,5 +90,21 @@ def run(task, args):
     try:
         task(args)
     except HostError as error:
+        if os.environ.get(REFUSED):  # what no restart mends
+            open(os.environ[REFUSED], 'w').close()
+        if error.told:
+            sys.exit(1)
         # A data loader's worker puts its traceback before the text.
         sys.exit(f'error: {str(error).split("HostError: ")[-1].strip()}')
+    except OSError as error:
+        if error.errno is None:
+            raise
+        sys.exit(f'error: {describe_os_error(error)}')
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell has it
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        if os.environ.get(LAUNCHER):
+            sys.exit(1)
+        sys.exit('error: another process of this launch has ended')

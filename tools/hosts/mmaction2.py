@@ -7,7 +7,6 @@ testing, launching, resuming, logging and checkpoints are mmengine's.
 
 import importlib.util
 import logging
-import os
 import warnings
 
 import torch
@@ -15,13 +14,18 @@ from checkpoint_files import fill_model, read_checkpoint
 
 from . import HostError, ignore_torch_warnings
 from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stages
+from .locks import FolderLock
 from .mmaction2_config import load_config, translate
 from .options import DictAction
+from .processes import interruptible
+from .resuming import begin, choose_seed, is_done
+from .training_state import naming_folder
 
 __all__ = [
     'DictAction',
     'build_runner',
     'import_components',
+    'join_group',
     'leave_group',
     'load_config',
     'model_of',
@@ -40,44 +44,71 @@ def train(args):
     check_gpus(args)
     if args.launcher != 'none':
         check_unused_stages(v1.model.backbone, cfg.find_unused_parameters)
-    if args.seed is not None:
-        cfg.randomness = dict(seed=args.seed)
+    join_group(cfg, args.launcher)
+    lock = FolderLock(cfg.work_dir)
+    asked = args.resume_from or v1.get('resume_from')
     try:
-        os.makedirs(cfg.work_dir, exist_ok=True)
-    except OSError as error:
-        raise HostError(
-            f'cannot make work_dir {cfg.work_dir}: {error.strerror}'
-        ) from error
-    resume_from = args.resume_from or v1.get('resume_from')
-    if resume_from:
-        checkpoint = read_checkpoint(resume_from)
-        for key in ('optimizer', 'param_schedulers', 'message_hub'):
-            if key not in checkpoint:
-                raise HostError(
-                    f'{resume_from} has no {key!r}: only a checkpoint of '
-                    f'this training can be resumed. To start from its '
-                    f'weights: --cfg-options load_from={resume_from}'
-                )
-        done = checkpoint['meta']['epoch']
-        if done >= v1.total_epochs:
-            raise HostError(
-                f'{resume_from} has {done} of '
-                f'total_epochs={v1.total_epochs} behind it: '
-                f'there is nothing to go on with'
-            )
-        cfg.load_from, cfg.resume = resume_from, True
-    elif cfg.load_from:
-        checkpoint = read_checkpoint(cfg.load_from)
-    runner = build_runner(cfg, args.launcher)
-    if resume_from:  # the Runner, which fills the model again, is not strict
-        fill_model(model_of(runner), checkpoint['state_dict'], resume_from)
-    if cfg.load_from:
-        from .mmaction2_runner import hand_over
+        start = begin(lock, asked, args.resume)
+        if start.path:
+            if is_done(
+                start.checkpoint,
+                start.path,
+                v1.total_epochs,
+                ('optimizer', 'param_schedulers', 'message_hub'),
+                asked=start.path == asked,
+            ):
+                leave_group()
+                return
+            cfg.load_from, cfg.resume = start.path, True
+            args.seed = choose_seed(args.seed, start.checkpoint, start.path)
+        elif cfg.load_from:
+            start.checkpoint = read_checkpoint(cfg.load_from)
+        if args.seed is not None:
+            cfg.randomness = dict(seed=args.seed)
+        with naming_folder(cfg.work_dir, start.path):
+            runner = build_runner(cfg, args.launcher)
+        if start.path:  # the Runner, which fills the model again, is not strict
+            fill_model(model_of(runner), start.checkpoint['state_dict'], start.path)
+        if cfg.load_from:
+            from .mmaction2_runner import hand_over
 
-        hand_over(checkpoint, cfg.load_from)
-        del checkpoint  # the Runner lets it go
-    runner.train()
+            hand_over(start.checkpoint, cfg.load_from)
+            start.checkpoint = None  # the Runner lets it go
+        with naming_folder(cfg.work_dir, start.path):
+            runner.train()
+    finally:
+        lock.release()
     leave_group()
+
+
+def join_group(cfg, launcher):
+    """Join the process group of a launch; without a launcher there is none.
+
+    Args:
+        cfg (mmengine.Config): from :func:`translate`.
+        launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
+
+    Raises:
+        HostError: the launcher needs CUDA.
+    """
+    if launcher == 'none' or torch.distributed.is_initialized():
+        return
+    ignore_torch_warnings()
+    with interruptible():
+        if torch.cuda.is_available():
+            from mmengine.dist import init_dist
+            from mmengine.utils.dl_utils import set_multi_processing
+
+            # As the Runner does, before it; init_dist would set another.
+            set_multi_processing(**cfg.env_cfg.mp_cfg, distributed=True)
+            init_dist(launcher, **cfg.env_cfg.dist_cfg)
+        elif launcher == 'pytorch':  # mmengine's launchers want CUDA devices
+            torch.distributed.init_process_group('gloo')
+        else:
+            raise HostError(
+                f'--launcher {launcher} needs CUDA; on a CPU use '
+                f'the shell scripts, which use torchrun'
+            )
 
 
 def test(args):
@@ -126,15 +157,8 @@ def build_runner(cfg, launcher):
             raise HostError(
                 'log_config has TensorboardLoggerHook: pip install tensorboard'
             )
+    join_group(cfg, launcher)
     if launcher != 'none' and not torch.cuda.is_available():
-        # mmengine's launchers want CUDA devices.
-        if launcher != 'pytorch':
-            raise HostError(
-                f'--launcher {launcher} needs CUDA; on a CPU use '
-                f'the shell scripts, which use torchrun'
-            )
-        if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group('gloo')
         cfg.env_cfg.dist_cfg.backend = 'gloo'
         cfg.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel',

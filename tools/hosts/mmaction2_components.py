@@ -10,6 +10,7 @@ import inspect
 import os
 import os.path as osp
 import pickle
+import random
 
 import mmcv
 import numpy as np
@@ -37,10 +38,23 @@ from . import HostError
 from .checks import check_frame_size
 from .frame_indices import frame_indices
 from .lists import read_list
+from .training_state import check_scores, drawn_seed
+
+
+class SeededClips:
+    """A data set, mixed in before mmaction2's, whose clips can have a seed."""
+
+    def __getitem__(self, place):
+        """A clip, by its index or by FullBatchSampler's (index, seed)."""
+        if isinstance(place, tuple):
+            place, seed = place
+            random.seed(seed)
+            np.random.seed(seed)
+        return super().__getitem__(place)
 
 
 @DATASETS.register_module()
-class V1RawFrames(RawframeDataset):
+class V1RawFrames(SeededClips, RawframeDataset):
     """Frame folders listed as ``path num_frames label``, one video a line.
 
     As RawframeDataset, but a fault in the list names its line, labels are
@@ -195,6 +209,11 @@ class FullBatchSampler(DefaultSampler):
 
     A short last batch would be normalized by statistics of fewer clips.
 
+    Its items are places in the data set with a seed each, for SeededClips:
+    what is drawn for a clip depends on the training's seed, the epoch and the
+    place in the epoch, and neither on the data loading workers nor on whether
+    the training was resumed.
+
     Args:
         dataset (Sized): the data set.
         batch_size (int): videos a process and batch.
@@ -206,6 +225,12 @@ class FullBatchSampler(DefaultSampler):
         batches = -(-len(dataset) // (batch_size * self.world_size))
         self.num_samples = batches * batch_size
         self.total_size = self.num_samples * self.world_size
+
+    def __iter__(self):
+        """Yields (index, seed) for each clip of this process."""
+        for number, index in enumerate(super().__iter__()):
+            place = number * self.world_size + self.rank
+            yield index, drawn_seed(self.seed, self.epoch, place)
 
 
 @METRICS.register_module()
@@ -239,6 +264,7 @@ class V1Results(BaseMetric):
         """On the first process: results of all, in annotation order."""
         scores = [score for score, _ in results]
         labels = np.array([label for _, label in results])
+        check_scores(scores)
         print(f'writing results to {self.out}')
         failure = None
         try:

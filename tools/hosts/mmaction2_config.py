@@ -8,7 +8,6 @@ names it.
 import math
 import os.path as osp
 
-import torch
 from mmengine.config import Config
 
 from . import HostError
@@ -22,10 +21,11 @@ from .checks import (
 from .config_keys import Keys
 from .learning_rate import schedulers_of
 from .lists import check_template
-from .options import check_arguments, check_names
+from .options import check_names
+from .resuming import check_settings
 
 # What the native config imports: the backbone, and v1's rules.
-IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components']
+IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components', 'hosts.mmaction2_hooks']
 
 
 def load_config(path, cfg_options=None):
@@ -348,15 +348,10 @@ def _check_feature_size(split, width, height, backbone, spatial_size, oversample
 
 def _optim_wrapper(v1):
     optimizer = dict(v1.optimizer)
-    if not hasattr(torch.optim, optimizer.get('type', '')):
-        raise HostError(
-            f'optimizer.type={optimizer.get("type")!r} is no optimizer of PyTorch'
-        )
+    check_settings(optimizer)
     wrapper = dict(type='OptimWrapper', optimizer=optimizer)
     if 'paramwise_cfg' in optimizer:
         wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')
-    kind = getattr(torch.optim, optimizer['type'])
-    check_arguments('optimizer', kind, optimizer, given=('params',))
     config = Keys('optimizer_config', v1.get('optimizer_config') or dict())
     grad_clip = config.take('grad_clip', None)
     if grad_clip:
@@ -372,11 +367,10 @@ def _runtime(v1):
         v1.get('checkpoint_config') or dict(interval=v1.total_epochs),
     )
     checkpoint_hook = dict(
-        type='CheckpointHook',
+        type='V1CheckpointHook',
         interval=checkpoint.take('interval', 1),
         max_keep_ckpts=checkpoint.take('max_keep_ckpts', -1),
         save_optimizer=checkpoint.take('save_optimizer', True),
-        backend_args=dict(backend='whole_file'),
     )
     checkpoint.expect('by_epoch', [True], True)
     checkpoint.finish()
@@ -407,7 +401,10 @@ def _runtime(v1):
             # their running statistics.
             sync_buffers=dict(type='SyncBuffersHook'),
         ),
-        custom_hooks=[dict(type='PlainCheckpointHook')],
+        custom_hooks=[
+            dict(type='PlainCheckpointHook'),
+            dict(type='FaithfulTrainingHook'),
+        ],
         log_processor=dict(type='LogProcessor', window_size=interval),
         visualizer=dict(type='ActionVisualizer', vis_backends=backends),
         env_cfg=dict(

@@ -6,12 +6,14 @@ mmengine.runner takes two seconds.
 
 import os.path as osp
 import re
+import warnings
 
 from checkpoint_files import read_checkpoint
 from mmengine.runner import CheckpointLoader, Runner
 
 from . import HostError
 from .options import check_arguments
+from .resuming import put_back, settings_of
 
 
 class CheckedRunner(Runner):
@@ -32,6 +34,46 @@ class CheckedRunner(Runner):
         """
         backbone = build_backbone(model)
         return super().build_model(dict(model, backbone=dict(type=lambda: backbone)))
+
+    def resume(self, filename, *args, **kwargs):
+        """Go on from a checkpoint with the settings of this Runner's config.
+
+        Args:
+            filename (str): the checkpoint.
+            *args, **kwargs: of Runner.resume.
+        """
+        optimizer = self.optim_wrapper.optimizer
+        settings = settings_of(optimizer)
+        super().resume(filename, *args, resume_param_scheduler=False, **kwargs)
+        put_back(optimizer, settings)
+        loop, length = self.train_loop, len(self.train_dataloader)
+        # Iterations are counted in batches of now: Runner.resume sets the
+        # same attribute.
+        loop._iter = loop.epoch * length
+        replay(self.param_schedulers, loop.epoch, length)
+
+
+def replay(schedulers, epochs, epoch_length):
+    """Bring schedulers to where a training from the start would have them.
+
+    They are recursive: each step goes on from the rate of the one before.
+
+    Args:
+        schedulers (list): as a Runner builds them, at their beginning.
+        epochs (int): behind the training.
+        epoch_length (int): iterations an epoch.
+    """
+    by_epoch = [scheduler for scheduler in schedulers if scheduler.by_epoch]
+    by_iteration = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
+    with warnings.catch_warnings():
+        # Each warns of a step without one of the optimizer's.
+        warnings.filterwarnings('ignore', 'Detected call of `scheduler.step')
+        for _ in range(epochs):
+            for _ in range(epoch_length):
+                for scheduler in by_iteration:
+                    scheduler.step()
+            for scheduler in by_epoch:
+                scheduler.step()
 
 
 def build_backbone(model):

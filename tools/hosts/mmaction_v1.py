@@ -14,12 +14,16 @@ import subprocess
 import sys
 
 import torch.distributed as dist
-from checkpoint_files import fill_model, read_checkpoint, reason_of
+from checkpoint_files import fill_model, reason_of
 from whole_files import replacing
 
 from . import HostError, v1_config, v1_data, v1_fixes
 from .checks import check_gpus, check_out
+from .locks import FolderLock
 from .options import DictAction  # noqa: F401
+from .processes import interruptible
+from .resuming import begin, check_settings, choose_seed, is_done
+from .training_state import check_scores, naming_folder
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ROOT = os.path.abspath(os.environ['MMACTION_ROOT'])
@@ -55,23 +59,47 @@ def train(args):
 
     Args:
         args (argparse.Namespace): config, work_dir, resume_from, validate,
-            gpus, seed, launcher, cfg_options.
+            resume, gpus, seed, launcher, cfg_options.
     """
     check_gpus(args)
-    options = ['--validate'] if args.validate else []
-    if args.resume_from:
-        checkpoint = read_checkpoint(args.resume_from)
-        if 'message_hub' in checkpoint:
-            raise HostError(
-                f'{args.resume_from} is a checkpoint of the mmaction2 '
-                'host; v1 resumes its own only'
-            )
-        hand_over(checkpoint, args.resume_from)
-        del checkpoint
-    for name in ('work_dir', 'resume_from', 'seed'):
-        if getattr(args, name) is not None:
-            options += ['--' + name, str(getattr(args, name))]
-    run_script('train_recognizer', args, options)
+    script = load_script('train_recognizer', args)
+    cfg = mmcv.Config.fromfile(args.config)
+    work_dir = args.work_dir or cfg.work_dir
+    asked = args.resume_from or cfg.get('resume_from')
+    check_settings(cfg.optimizer)
+    join_group(cfg)
+    lock = FolderLock(work_dir)
+    options = ['--work_dir', work_dir] + (['--validate'] if args.validate else [])
+    try:
+        start = begin(lock, asked, args.resume)
+        if start.path:
+            if 'message_hub' in start.checkpoint:
+                raise HostError(
+                    f'{start.path} is a checkpoint of the mmaction2 '
+                    'host; v1 resumes its own only'
+                )
+            if is_done(
+                start.checkpoint,
+                start.path,
+                cfg.total_epochs,
+                ('optimizer',),
+                asked=start.path == asked,
+            ):
+                dist.destroy_process_group()
+                return
+            args.seed = choose_seed(args.seed, start.checkpoint, start.path)
+            hand_over(start.checkpoint, start.path)
+            options += ['--resume_from', start.path]
+        if args.seed is not None:
+            options += ['--seed', str(args.seed)]
+        from . import mmaction_v1_hooks
+
+        mmaction_v1_hooks.install(cfg, args.seed, start.path, start.checkpoint)
+        start.checkpoint = None  # mmcv lets it go
+        with naming_folder(work_dir, start.path):
+            run_script(script, args, options)
+    finally:
+        lock.release()
 
 
 def test(args):
@@ -86,16 +114,18 @@ def test(args):
     options += [
         '--' + name for name in ('use_softmax', 'fcn_testing') if getattr(args, name)
     ]
-    run_script('test_recognizer', args, options)
+    run_script(load_script('test_recognizer', args), args, options)
 
 
-def run_script(name, args, options):
-    """Run the main() of one of v1's scripts with a command line of its own.
+def load_script(name, args):
+    """Import one of v1's scripts, with what it lacks.
 
     Args:
         name (str): The script, without its end.
         args (argparse.Namespace): config, launcher, cfg_options.
-        options (list[str]): What follows the config on the command line.
+
+    Returns:
+        module: To be run by run_script.
     """
     cfg = v1_config.load_config(args.config, args.cfg_options)
     set_launcher(args.launcher)
@@ -115,9 +145,33 @@ def run_script(name, args, options):
     script.build_recognizer = build_recognizer(script.build_recognizer)
     v1_config.check_config(cfg, args)
     mmcv.Config.fromfile = staticmethod(lambda filename: cfg)
+    return script
+
+
+def run_script(script, args, options):
+    """Run the main() of one of v1's scripts with a command line of its own.
+
+    Args:
+        script (module): Of load_script.
+        args (argparse.Namespace): config.
+        options (list[str]): What follows the config on the command line.
+    """
     sys.argv = [script.__file__, args.config, *options, '--launcher', 'pytorch']
     script.main()
     dist.destroy_process_group()
+
+
+def join_group(cfg):
+    """Join the process group before v1's script does, which then finds it.
+
+    Args:
+        cfg (mmcv.Config): With dist_params.
+    """
+    from mmaction.apis import env
+
+    with interruptible():
+        env._init_dist_pytorch(**cfg.dist_params)
+    env._init_dist_pytorch = lambda backend, **kwargs: None
 
 
 def load_module(name, path):
@@ -242,10 +296,8 @@ def guard_few_videos():
 
 
 def guard_files():
-    """Results and checkpoints cut short are files like any other."""
-    from mmcv.runner import epoch_based_runner
-
-    dump, save = mmcv.dump, epoch_based_runner.save_checkpoint
+    """Results cut short are files like any other."""
+    dump = mmcv.dump
 
     @functools.wraps(dump)
     def dump_whole(obj, file=None, file_format=None, **kwargs):
@@ -256,12 +308,7 @@ def guard_files():
         with replacing(file) as temporary:
             return dump(obj, temporary, file_format, **kwargs)
 
-    @functools.wraps(save)
-    def save_whole(model, filename, *args, **kwargs):
-        with replacing(filename) as temporary:
-            return save(model, temporary, *args, **kwargs)
-
-    mmcv.dump, epoch_based_runner.save_checkpoint = dump_whole, save_whole
+    mmcv.dump = dump_whole
 
 
 def hand_over(checkpoint, path):
@@ -336,7 +383,9 @@ def gather_results(part, size, tmpdir=None):
     dist.all_gather_object(parts, part)
     if dist.get_rank() != 0:
         return None
-    return [result for row in zip(*parts) for result in row][:size]
+    results = [result for row in zip(*parts) for result in row][:size]
+    check_scores(results)
+    return results
 
 
 v1_data.guard()

@@ -1,0 +1,132 @@
+"""The processes of one launch: how they end, and how they agree.
+
+Each process of a launch is called by its rank, from 0 on.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+
+from . import HostError
+
+# What tools/launch.py tells its processes.
+LAUNCHER = 'DNR_LAUNCHER_PID'
+LAUNCH = 'DNR_LAUNCH_ID'
+REFUSED = 'DNR_LAUNCH_REFUSED'
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def end_with_launcher():
+    """Have the kernel end this process when its launcher ends.
+
+    Without this, the processes of a launcher that was killed train on. To be
+    called by the scripts before their slow imports; it does nothing where
+    torchrun is not the launcher.
+    """
+    if 'TORCHELASTIC_RUN_ID' not in os.environ or sys.platform != 'linux':
+        return
+    parent = int(os.environ.get(LAUNCHER, os.getppid()))
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the call
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def interruptible():
+    """Let Ctrl-C end this process at once, also where C++ code waits."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def launch_id():
+    """What tells this launch from others, its restarts included.
+
+    Returns:
+        str | None: None where tools/launch.py has not started this process.
+    """
+    return os.environ.get(LAUNCH)
+
+
+def may_restart():
+    """Whether the launcher may start this launch's processes again."""
+    return int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)) > 0
+
+
+def on_first_rank(task):
+    """Run a task in the first process alone; all get what it returned.
+
+    Args:
+        task (callable): of no arguments. What it returns is pickled.
+
+    Returns:
+        what the task returned, in every process.
+
+    Raises:
+        HostError: of the task, or in place of its OSError; in every process.
+            Only the first one prints it.
+    """
+    import torch.distributed as dist
+
+    alone = not (dist.is_available() and dist.is_initialized())
+    first = alone or dist.get_rank() == 0
+    result, failure = None, None
+    if first:
+        try:
+            result = task()
+        except HostError as error:
+            failure = error
+        except OSError as error:
+            failure = HostError(describe_os_error(error))
+    if not alone:
+        box = [(result, failure and str(failure))]
+        dist.broadcast_object_list(box)
+        result, text = box[0]
+        if text and not first:
+            failure = HostError(text)
+            failure.told = True
+    if failure:
+        raise failure
+    return result
+
+
+def describe_os_error(error):
+    """A fault of the system, a disk or a folder as one line.
+
+    Args:
+        error (OSError): with an errno.
+
+    Returns:
+        str
+    """
+    path = f'{error.filename}: ' if error.filename else ''
+    return f'{path}{error.strerror}'
+
+
+def is_lost_peer(error):
+    """Whether an error says that another process of the group has ended.
+
+    Args:
+        error (Exception): of a collective operation or of joining a group.
+
+    Returns:
+        bool
+    """
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(
+        sign in text
+        for sign in (
+            'Connection closed by peer',
+            'Connection reset by peer',
+            'Broken pipe',
+            'Connection refused',
+            'failed to recv, got 0 bytes',
+            'remote process exited',
+            'NCCL communicator was aborted',
+        )
+    )

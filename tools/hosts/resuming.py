@@ -1,0 +1,330 @@
+"""Going on with a training, by one rule on both hosts.
+
+What counts comes from the checkpoint: weights, running statistics, the
+optimizer's averages, the number of epochs behind it. What is set comes from
+the command and the config: rates, schedule, number of epochs, batch. A
+resumed training has the rates that a training from the start with the same
+settings has at that epoch.
+"""
+
+import os
+
+import torch
+from checkpoint_files import read_checkpoint
+from whole_files import remove_unfinished
+
+from . import HostError
+from .checkpoint_folder import newest_checkpoint
+from .options import check_arguments
+from .processes import launch_id, may_restart, on_first_rank
+
+
+class Resumption:
+    """What a training goes on from, if anything.
+
+    Args:
+        path (str | None): the checkpoint.
+        checkpoint (dict | None): what read_checkpoint returned, where it has
+            been read.
+    """
+
+    def __init__(self, path=None, checkpoint=None):
+        self.path = path
+        self.checkpoint = checkpoint
+
+
+def begin(lock, resume_from, resume):
+    """Begin a training in its work_dir, which is made and locked.
+
+    Args:
+        lock (FolderLock): on the work_dir.
+        resume_from (str | None): the checkpoint that the command names.
+        resume (bool): go on from the newest whole checkpoint in work_dir.
+
+    Returns:
+        Resumption: the same path in every process, with the checkpoint read.
+
+    Raises:
+        HostError: the work_dir cannot be had, another training has it, or
+            there is no such checkpoint.
+    """
+    own = Resumption()
+
+    def on_first():
+        try:
+            os.makedirs(lock.folder, exist_ok=True)
+        except OSError as error:
+            raise HostError(
+                f'cannot make work_dir {lock.folder}: {error.strerror}'
+            ) from error
+        lock.acquire()
+        remove_unfinished(lock.folder)
+        nonlocal own
+        own = choose_checkpoint(lock.folder, resume_from, resume)
+        return own.path
+
+    path = on_first_rank(on_first)
+    if path and own.checkpoint is None:
+        own = Resumption(path, read_checkpoint(path))
+    return own
+
+
+def choose_checkpoint(work_dir, resume_from, resume):
+    """What a training goes on from. Reads it only to choose.
+
+    With resume, and after a restart for what this launch has written, that is
+    the newest whole checkpoint in work_dir. Without one, it is resume_from.
+
+    Args:
+        work_dir (str | Path): of the training.
+        resume_from (str | None): the checkpoint that the command names.
+        resume (bool): go on from the newest whole checkpoint in work_dir.
+
+    Returns:
+        Resumption
+
+    Raises:
+        HostError: work_dir holds checkpoints and none is whole.
+    """
+    again = launch_id() is not None and may_restart()
+    if not (resume or again):
+        return Resumption(resume_from)
+    try:
+        path, checkpoint = newest_checkpoint(work_dir)
+    except HostError:
+        if resume:
+            raise
+        path, checkpoint = None, None  # it was not asked to go on from those
+    ours = path and checkpoint.get('meta', {}).get('launch') == launch_id()
+    if path is None and resume and not resume_from:
+        print(f'{work_dir} holds no checkpoint: training starts at its beginning')
+    if path is None or not (resume or (again and ours)):
+        return Resumption(resume_from)
+    print(f'resuming from {path}', flush=True)
+    return Resumption(path, checkpoint)
+
+
+def is_done(checkpoint, path, total_epochs, keys, asked):
+    """Whether a checkpoint, which must be one to go on from, is the last.
+
+    Args:
+        checkpoint (dict): what read_checkpoint returned.
+        path (str): where it is from.
+        total_epochs (int): of the training.
+        keys (tuple[str]): what it must have besides the weights.
+        asked (bool): the command names this checkpoint.
+
+    Returns:
+        bool: True where nothing is left to do, and path was not asked for.
+
+    Raises:
+        HostError: it lacks something, or has as many epochs behind it and
+            was asked for, or has more.
+    """
+    missing = [key for key in (*keys, 'meta') if key not in checkpoint]
+    meta = checkpoint.get('meta')
+    if not missing and not (isinstance(meta, dict) and _is_count(meta.get('epoch'))):
+        missing = ['meta.epoch']
+    if missing:
+        raise HostError(
+            f'{path} has no {missing[0]!r}: only a checkpoint of '
+            f'this training can be resumed. To start from its '
+            f'weights: --cfg-options load_from={path}'
+        )
+    done = meta['epoch']
+    if done > total_epochs or (asked and done == total_epochs):
+        raise HostError(
+            f'{path} has {done} of total_epochs={total_epochs} behind it: '
+            f'there is nothing to go on with'
+        )
+    if done == total_epochs:
+        print(f'all {done} epochs are done: {path}', flush=True)
+    return done == total_epochs
+
+
+def _is_count(value):
+    return isinstance(value, int) and value > 0
+
+
+def choose_seed(asked, checkpoint, path):
+    """The seed of a training that goes on: the one that it began with.
+
+    Args:
+        asked (int | None): --seed.
+        checkpoint (dict): what read_checkpoint returned.
+        path (str): where it is from.
+
+    Returns:
+        int | None: None where neither has one.
+
+    Raises:
+        HostError: the two differ.
+    """
+    began = checkpoint['meta'].get('seed')
+    if None not in (asked, began) and asked != began:
+        raise HostError(
+            f'--seed {asked} cannot take effect: {path} was trained with '
+            f'--seed {began}, which orders its epochs. Leave --seed out'
+        )
+    return began if asked is None else asked
+
+
+def describe_batch(processes, videos_per_gpu):
+    """The batch, as checkpoints note it under meta.
+
+    Args:
+        processes (int): of the training.
+        videos_per_gpu (int): clips a process.
+
+    Returns:
+        dict
+    """
+    return dict(processes=processes, videos_per_gpu=videos_per_gpu)
+
+
+def batch_warning(checkpoint, path, batch, epoch_length):
+    """What to say where the batch is not that of the checkpoint.
+
+    Args:
+        checkpoint (dict): what read_checkpoint returned.
+        path (str): where it is from.
+        batch (dict): of :func:`describe_batch`, now.
+        epoch_length (int): iterations of an epoch, now.
+
+    Returns:
+        str | None
+    """
+    meta = checkpoint['meta']
+    now = '{processes} x {videos_per_gpu} clips'.format(**batch)
+    if all(key in meta for key in batch):
+        before = '{processes} x {videos_per_gpu} clips'.format(**meta)
+        if before == now:
+            return None
+        changed = f'the batch is {now}, and that of {path} was {before}'
+    elif meta.get('iter') not in (None, meta['epoch'] * epoch_length):
+        before = round(meta['iter'] / meta['epoch'])
+        changed = (
+            f'an epoch has {epoch_length} iterations, and those of {path} '
+            f'had {before}: the batch or the data are others'
+        )
+    else:
+        return None
+    return (
+        f'{changed}. optimizer.lr and lr_config.warmup_iters are taken as the '
+        f'config has them, for the batch of now'
+    )
+
+
+def settings_of(optimizer):
+    """An optimizer's settings, to be put back after its state is loaded.
+
+    Args:
+        optimizer (torch.optim.Optimizer): as the config makes it.
+
+    Returns:
+        list[dict]: of each group of parameters.
+    """
+    return [
+        {name: value for name, value in group.items() if name != 'params'}
+        for group in optimizer.param_groups
+    ]
+
+
+def put_back(optimizer, settings):
+    """Undo what loading a state has done to an optimizer's settings.
+
+    Args:
+        optimizer (torch.optim.Optimizer): a state is loaded into it.
+        settings (list[dict]): of :func:`settings_of`.
+    """
+    for group, values in zip(optimizer.param_groups, settings):
+        for name in set(group) - set(values) - {'params'}:
+            del group[name]
+        group.update(values)
+
+
+def check_optimizer(config, groups, checkpoint, path):
+    """A checkpoint's optimizer is of the config's kind.
+
+    Another rate or another weight decay is. Another type is not: its averages
+    cannot be gone on with.
+
+    Args:
+        config (dict): the optimizer of a v1 config.
+        groups (list[dict]): of the optimizer that it makes.
+        checkpoint (dict): what read_checkpoint returned, with an optimizer.
+        path (str): where it is from.
+
+    Raises:
+        HostError: it is of another kind, or for other parameters.
+    """
+    state = checkpoint['optimizer']
+    start = f'To start from its weights: --cfg-options load_from={path}'
+    try:
+        sizes = [len(group['params']) for group in state['param_groups']]
+        kept = {
+            name
+            for values in state['state'].values()
+            for name, value in values.items()
+            if value is not None
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise HostError(f'{path} has no state of an optimizer. {start}') from error
+    if sizes != [len(group['params']) for group in groups]:
+        raise HostError(
+            f'the optimizer of {path} has other groups of parameters than '
+            f'optimizer.paramwise_cfg makes. {start}'
+        )
+    needed = _kept_by(config)
+    if kept != needed:
+        raise HostError(
+            f'optimizer.type={config["type"]!r} with these settings keeps '
+            f'{_list(needed)} for each parameter, and {path} has '
+            f'{_list(kept)}: it was trained with another optimizer. {start}'
+        )
+
+
+def check_settings(config):
+    """An optimizer is one of PyTorch's, and can be made with its settings.
+
+    Args:
+        config (dict): the optimizer of a v1 config.
+
+    Raises:
+        HostError: it cannot; the text says why.
+    """
+    if not hasattr(torch.optim, config.get('type', '')):
+        raise HostError(
+            f'optimizer.type={config.get("type")!r} is no optimizer of PyTorch'
+        )
+    kind = getattr(torch.optim, config['type'])
+    check_arguments('optimizer', kind, _arguments(config), given=('params',))
+    try:
+        _kept_by(config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise HostError(
+            f'optimizer={dict(config)!r} cannot be made: {error}'
+        ) from error
+
+
+def _arguments(config):
+    """An optimizer's arguments, without those of the hosts."""
+    return {
+        name: value
+        for name, value in config.items()
+        if name not in ('type', 'paramwise_cfg')
+    }
+
+
+def _kept_by(config):
+    """The names of what an optimizer keeps for each parameter."""
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    optimizer = getattr(torch.optim, config['type'])([parameter], **_arguments(config))
+    optimizer.step()
+    state = optimizer.state[parameter]
+    return {name for name, value in state.items() if value is not None}
+
+
+def _list(names):
+    return ' and '.join(sorted(names)) or 'nothing'

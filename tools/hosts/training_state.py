@@ -1,0 +1,146 @@
+"""What both hosts check of a running training, and note in its checkpoints."""
+
+import contextlib
+import errno
+import math
+
+import numpy as np
+import torch
+
+from . import HostError
+from .checkpoint_folder import newest_first
+from .processes import launch_id
+
+
+def check_loss(loss, epoch, iteration, epoch_length, fallback):
+    """A loss is a finite number.
+
+    Args:
+        loss (float): of one iteration, on this process.
+        epoch, iteration (int): of it, counted from 1.
+        epoch_length (int): iterations an epoch.
+        fallback (callable): gives what :func:`last_finite` returns.
+
+    Raises:
+        HostError: it is not.
+    """
+    if not math.isfinite(loss):
+        raise HostError(
+            f'the loss is {loss} in epoch {epoch}, iteration {iteration} of '
+            f'{epoch_length}. {fallback()}. A lower optimizer.lr or a longer '
+            f'lr_config.warmup_iters may help'
+        )
+
+
+def check_state(model, epoch, fallback):
+    """Weights and running statistics are finite, before they are saved.
+
+    Args:
+        model (nn.Module): trained.
+        epoch (int): counted from 1.
+        fallback (callable): gives what :func:`last_finite` returns.
+
+    Raises:
+        HostError: a tensor is not; the text names it.
+    """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise HostError(
+                f'{name} is not finite after epoch {epoch}, which is not '
+                f'saved. {fallback()}. A lower optimizer.lr or a longer '
+                f'lr_config.warmup_iters may help'
+            )
+
+
+def last_finite(work_dir, begun_from):
+    """Which checkpoint a training that must stop has left.
+
+    Args:
+        work_dir (str | Path): of the training.
+        begun_from (str | None): the checkpoint that it was resumed from.
+
+    Returns:
+        str: a sentence without its full stop. What is saved is finite.
+    """
+    paths = newest_first(work_dir)
+    path = paths[0] if paths else begun_from
+    if path is None:
+        return 'No checkpoint has been written yet'
+    return f'The last checkpoint with finite weights is {path}'
+
+
+@contextlib.contextmanager
+def naming_folder(work_dir, begun_from):
+    """Say which folder cannot be written, and what is safe in it.
+
+    Args:
+        work_dir (str | Path): of the training in the block.
+        begun_from (str | None): the checkpoint that it was resumed from.
+
+    Raises:
+        HostError: in place of an OSError that says that a disk is full, or
+            cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        raise HostError(
+            f'cannot write {error.filename or f"in {work_dir}"}: '
+            f'{error.strerror}. {last_finite(work_dir, begun_from)}'
+        ) from error
+
+
+def check_scores(scores):
+    """The scores of a test are finite.
+
+    Args:
+        scores (list[np.ndarray]): one a video, in the order of the list.
+
+    Raises:
+        HostError: some are not; the text has the first one's place.
+    """
+    bad = [n for n, score in enumerate(scores, 1) if not np.isfinite(score).all()]
+    if bad:
+        raise HostError(
+            f'the scores of {len(bad)} of {len(scores)} videos are not finite, '
+            f'first of video {bad[0]} of the list: there are no results to '
+            f'write. The weights of the checkpoint may be the reason'
+        )
+
+
+def seed_epoch(seed, epoch, rank):
+    """Seed PyTorch for an epoch, so that a resumed training draws the same.
+
+    Args:
+        seed (int): of the training.
+        epoch (int): counted from 0.
+        rank (int): of the process.
+    """
+    torch.manual_seed(drawn_seed(seed, epoch, rank))
+
+
+def drawn_seed(*parts):
+    """One seed out of several numbers.
+
+    Args:
+        *parts (int): not negative.
+
+    Returns:
+        int: below 2 ** 32.
+    """
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def note_launch(meta, batch, seed=None):
+    """Note in a checkpoint's meta what resuming it wants to know.
+
+    Args:
+        meta (dict): of the checkpoint.
+        batch (dict): of resuming.describe_batch.
+        seed (int | None): of the training; None where meta has it.
+    """
+    meta.update(batch, launch=launch_id())
+    if seed is not None:
+        meta['seed'] = seed
