@@ -658,7 +658,9 @@ def to_published_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return published_dict
 
 
-def load_pretrained(backbone: ResNet_DNR, source: str) -> None:
+def load_pretrained(
+    backbone: ResNet_DNR, source: str, state_dict: dict[str, Tensor] | None = None
+) -> None:
     """Load what a checkpoint has for a backbone, and log how much it was.
 
     Args:
@@ -667,13 +669,16 @@ def load_pretrained(backbone: ResNet_DNR, source: str) -> None:
             under 'state_dict': an ImageNet ResNet, a ResNet_DNR, or a recognizer with
             one under 'backbone.'. Heads are left out. Of replaced BatchNorms, the
             running statistics are taken.
+        state_dict (dict[str, Tensor] | None): what source holds, where it is read.
 
     Raises:
         FileNotFoundError: source is neither a file nor a URL.
         ValueError: source cannot be read, has no stem, other blocks or other shapes.
     """
     loaded = {}
-    for name, value in _read_state_dict(source).items():
+    if state_dict is None:
+        state_dict = _read_state_dict(source)
+    for name, value in state_dict.items():
         name = re.sub(r'^(module\.)?(backbone\.)?', '', name)
         loaded[from_published_name(name)] = value
     own = backbone.state_dict()
@@ -717,8 +722,10 @@ def _read_state_dict(source):
         )
     try:
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # anything, for a file of another kind
-        raise ValueError(f'{path} cannot be read as a checkpoint: {error!r}') from error
+    except Exception:  # anything; its text can say how to load the file unsafely
+        raise ValueError(
+            f'{path} cannot be read as a checkpoint of tensors and plain data alone'
+        ) from None
     if isinstance(checkpoint, dict):
         checkpoint = checkpoint.get('state_dict', checkpoint)
     is_dict, kind = isinstance(checkpoint, dict), type(checkpoint).__name__

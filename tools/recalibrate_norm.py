@@ -269,10 +269,14 @@ def recalibrate(args):
     """
     if args.batches < 1:
         raise HostError(f'--batches {args.batches} should be at least 1')
-    cfg = translate(load_config(args.config, args.cfg_options), validate=True)
+    cfg = translate(
+        load_config(args.config, args.cfg_options),
+        validate=True,
+        splits=('train', 'val'),
+    )
     checkpoint = read_checkpoint(args.checkpoint)
     check_files(args.checkpoint, args.out)
-    cfg.load_from = None
+    cfg.load_from = cfg.model.backbone.pretrained = None  # of the training's start
     cfg.randomness = dict(seed=0)
     runner = build_runner(cfg, args.launcher)
     model = model_of(runner)

@@ -11,7 +11,12 @@ import os
 import warnings
 
 import torch
-from checkpoint_files import fill_model, read_checkpoint
+from checkpoint_files import (
+    check_resumable,
+    choose_fitting,
+    fill_model,
+    read_checkpoint,
+)
 from mmengine.config import DictAction
 
 from . import HostError, ignore_torch_warnings
@@ -49,13 +54,9 @@ def train(args):
     resume_from = args.resume_from or v1.get('resume_from')
     if resume_from:
         checkpoint = read_checkpoint(resume_from)
-        for key in ('optimizer', 'param_schedulers', 'message_hub'):
-            if key not in checkpoint:
-                raise HostError(
-                    f'{resume_from} has no {key!r}: only a checkpoint of '
-                    f'this training can be resumed. To start from its '
-                    f'weights: --cfg-options load_from={resume_from}'
-                )
+        check_resumable(
+            checkpoint, resume_from, ('optimizer', 'param_schedulers', 'message_hub')
+        )
         done = checkpoint['meta']['epoch']
         if done >= v1.total_epochs:
             raise HostError(
@@ -64,11 +65,16 @@ def train(args):
                 f'there is nothing to go on with'
             )
         cfg.load_from, cfg.resume = resume_from, True
+        cfg.model.backbone.pretrained = None  # of the start alone
     elif cfg.load_from:
         checkpoint = read_checkpoint(cfg.load_from)
     runner = build_runner(cfg, args.launcher)
     if resume_from:  # the Runner, which fills the model again, is not strict
         fill_model(model_of(runner), checkpoint['state_dict'], resume_from)
+    elif cfg.load_from:
+        checkpoint['state_dict'] = choose_fitting(
+            model_of(runner), checkpoint['state_dict'], cfg.load_from
+        )
     if cfg.load_from:
         from .mmaction2_runner import hand_over
 
@@ -86,9 +92,9 @@ def test(args):
             '--fcn_testing is for 3D recognizers; TSN2D, of '
             'which ResNet_DNR is a backbone, has none'
         )
-    cfg = translate(load_config(args.config, args.cfg_options))
+    cfg = translate(load_config(args.config, args.cfg_options), splits=('test',))
     checkpoint = read_checkpoint(args.checkpoint)
-    cfg.load_from = None
+    cfg.load_from = cfg.model.backbone.pretrained = None  # of the training's start
     cfg.test_evaluator = dict(
         type='V1Results', out=args.out, use_softmax=args.use_softmax
     )

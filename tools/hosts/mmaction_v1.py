@@ -9,12 +9,20 @@ faults that v1 has on any stack.
 import functools
 import importlib
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
 
 import torch.distributed as dist
-from checkpoint_files import fill_model, read_checkpoint, reason_of
+from checkpoint_files import (
+    check_resumable,
+    choose_fitting,
+    fill_model,
+    init_backbone,
+    logger,
+    read_checkpoint,
+)
 from whole_files import replacing
 
 from . import HostError, v1_fixes
@@ -58,20 +66,25 @@ def train(args):
             gpus, seed, launcher, cfg_options.
     """
     check_gpus(args)
+    cfg = read_config(args)
     options = ['--validate'] if args.validate else []
-    if args.resume_from:
-        checkpoint = read_checkpoint(args.resume_from)
+    resume_from = args.resume_from or cfg.get('resume_from')
+    checkpoint = None
+    if resume_from:
+        checkpoint = read_checkpoint(resume_from)
         if 'message_hub' in checkpoint:
             raise HostError(
-                f'{args.resume_from} is a checkpoint of the mmaction2 '
+                f'{resume_from} is a checkpoint of the mmaction2 '
                 'host; v1 resumes its own only'
             )
-        hand_over(checkpoint, args.resume_from)
-        del checkpoint
+        check_resumable(checkpoint, resume_from, ('optimizer',))
+        leave_out_pretrained(cfg)
+    guard_loading(resume_from, checkpoint)
+    del checkpoint
     for name in ('work_dir', 'resume_from', 'seed'):
         if getattr(args, name) is not None:
             options += ['--' + name, str(getattr(args, name))]
-    run_script('train_recognizer', args, options)
+    run_script('train_recognizer', args, options, cfg, ('train', 'val', 'test'))
 
 
 def test(args):
@@ -82,23 +95,25 @@ def test(args):
             use_softmax, fcn_testing, cfg_options.
     """
     check_out(args.out)
+    cfg = read_config(args)
+    leave_out_pretrained(cfg)
     options = [args.checkpoint, '--out', args.out]
     options += [
         '--' + name for name in ('use_softmax', 'fcn_testing') if getattr(args, name)
     ]
-    run_script('test_recognizer', args, options)
+    run_script('test_recognizer', args, options, cfg, ('test',))
 
 
-def run_script(name, args, options):
+def run_script(name, args, options, cfg, splits):
     """Run the main() of one of v1's scripts with a command line of its own.
 
     Args:
         name (str): The script, without its end.
-        args (argparse.Namespace): config, launcher, cfg_options.
+        args (argparse.Namespace): config and launcher.
         options (list[str]): What follows the config on the command line.
+        cfg (mmcv.Config): The config.
+        splits (tuple[str]): What the script reads of its data.
     """
-    if not os.path.isfile(args.config):
-        raise HostError(f'config {args.config} does not exist')
     set_launcher(args.launcher)
     if os.environ['RANK'] == '0':
         print(
@@ -106,15 +121,18 @@ def run_script(name, args, options):
             f'{", ".join(APPLIED) or "nothing"}',
             flush=True,
         )
+        # What is taken of a checkpoint: on stdout, and in v1's own log.
+        logger.addHandler(logging.StreamHandler(sys.stdout))
+        logger.setLevel(logging.INFO)
     script = load_module('v1_' + name, os.path.join(ROOT, 'tools', name + '.py'))
     add_backbone()
+    guard_pretrained()
     guard_one_video()
     guard_few_videos()
     guard_files()
     script.load_checkpoint = load_filled_checkpoint
     script.collect_results = gather_results
-    merge_options(args)
-    check_config(args.config)
+    check_config(cfg, splits)
     sys.argv = [script.__file__, args.config, *options, '--launcher', 'pytorch']
     script.main()
     dist.destroy_process_group()
@@ -139,23 +157,40 @@ def add_backbone():
         importlib.import_module('resnet_dnr')
 
 
-def merge_options(args):
-    """Have v1 read the config with --cfg-options, which it does not know."""
-    if not args.cfg_options:
-        return
+def read_config(args):
+    """The config, which v1 gets too, with --cfg-options, which it does not know.
+
+    Args:
+        args (argparse.Namespace): config and cfg_options.
+
+    Returns:
+        mmcv.Config: What is changed in it, v1 gets.
+
+    Raises:
+        HostError: There is no such file.
+    """
+    if not os.path.isfile(args.config):
+        raise HostError(f'config {args.config} does not exist')
     cfg = mmcv.Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
-    # v1 puts the text into its checkpoints.
-    merged = mmcv.Config(cfg.to_dict(), cfg.pretty_text, args.config)
-    mmcv.Config.fromfile = staticmethod(lambda filename: merged)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+        # v1 puts the text into its checkpoints.
+        cfg = mmcv.Config(cfg.to_dict(), cfg.pretty_text, args.config)
+    mmcv.Config.fromfile = staticmethod(lambda filename: cfg)
+    return cfg
 
 
-def check_config(path):
+def leave_out_pretrained(cfg):
+    """What a training started from is not needed where a checkpoint follows."""
+    if cfg.model.get('backbone', {}).get('pretrained'):
+        cfg.model.backbone.pretrained = None
+
+
+def check_config(cfg, splits):
     """A clip of the data is what ResNet_DNR takes for one."""
-    cfg = mmcv.Config.fromfile(path)
     backbone = cfg.model.backbone
     if backbone.type == 'ResNet_DNR':
-        for split in ('train', 'val', 'test'):
+        for split in splits:
             check_clips(split, cfg.data[split], backbone)
 
 
@@ -318,25 +353,51 @@ def guard_files():
     mmcv.dump, epoch_based_runner.save_checkpoint = dump_whole, save_whole
 
 
-def hand_over(checkpoint, path):
-    """Let mmcv have a checkpoint that was read, in place of the file.
+def guard_pretrained():
+    """The backbone reads its pretrained weights by itself, with torch alone."""
+    from mmaction.models import BACKBONES
+
+    cls = BACKBONES.module_dict['ResNet_DNR']
+    init = cls.init_weights
+
+    @functools.wraps(init)
+    def init_weights(self):
+        init_backbone(self, functools.partial(init, self))
+
+    cls.init_weights = init_weights
+
+
+def guard_loading(resume_from, checkpoint):
+    """mmcv reads whatever is in a file, and fills of a model what fits.
 
     Args:
-        checkpoint (dict): What read_checkpoint returned.
-        path (str): Where it is from. mmcv gets the checkpoint when it loads
-            from there first, and the file's content after that.
+        resume_from (str | None): What the training goes on from.
+        checkpoint (dict | None): What read_checkpoint returned of it.
     """
+    from mmcv.runner import BaseRunner
     from mmcv.runner import checkpoint as loader
 
     read, given = loader._load_checkpoint, [checkpoint]
 
     @functools.wraps(read)
-    def load_given(filename, *args, **kwargs):
-        if filename == path and given:
-            return given.pop()
-        return read(filename, *args, **kwargs)
+    def read_checked(filename, *args, **kwargs):
+        if '://' in filename and not filename.startswith(('http://', 'https://')):
+            return read(filename, *args, **kwargs)  # mmcv's own, torchvision://
+        return read_checkpoint(filename)
 
-    loader._load_checkpoint = load_given
+    def load_checkpoint(self, filename, *args, **kwargs):
+        model = getattr(self.model, 'module', self.model)
+        if filename == resume_from:
+            checkpoint = given.pop()
+            fill_model(model, checkpoint['state_dict'], filename)
+        else:
+            checkpoint = read_checkpoint(filename)
+            state = choose_fitting(model, checkpoint['state_dict'], filename)
+            model.load_state_dict(state, strict=False)
+        return checkpoint
+
+    loader._load_checkpoint = read_checked
+    BaseRunner.load_checkpoint = load_checkpoint
 
 
 def load_filled_checkpoint(model, filename, map_location=None):
@@ -348,7 +409,7 @@ def load_filled_checkpoint(model, filename, map_location=None):
     Args:
         model (nn.Module): Loaded in place.
         filename (str): Path or URL of the checkpoint.
-        map_location (str): As for torch.load.
+        map_location (str): Not used; tensors are read to the CPU.
 
     Returns:
         dict: The checkpoint.
@@ -358,17 +419,8 @@ def load_filled_checkpoint(model, filename, map_location=None):
             statistic of the model unset, has one of another shape, or one
             that the model has not.
     """
-    from mmcv.runner import checkpoint as loader
-
-    try:
-        checkpoint = loader._load_checkpoint(filename, map_location)
-        state = checkpoint.get('state_dict', checkpoint)
-    except Exception as error:
-        raise HostError(
-            f'checkpoint {filename} cannot be read: {type(error).__name__}: '
-            f'{reason_of(error)}'
-        ) from error
-    fill_model(model, state, filename)
+    checkpoint = read_checkpoint(filename)
+    fill_model(model, checkpoint['state_dict'], filename)
     return checkpoint
 
 

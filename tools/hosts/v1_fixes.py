@@ -20,6 +20,7 @@ import warnings
 import numpy as np
 import torch
 import torch.distributed as dist
+from checkpoint_files import plain_types
 
 from hosts import ignore_torch_warnings
 
@@ -221,19 +222,7 @@ def fix_weights_only():
     """
     if TORCH < (2, 6):
         return False
-    make_scalar = np.float64(0).__reduce__()[0]
-    make_array = np.zeros(0).__reduce__()[0]
-    allowed = [np.ndarray, np.dtype]
-    allowed += [
-        type(np.dtype(kind))
-        for kind in (bool, np.int32, np.int64, np.float32, np.float64)
-    ]
-    for package in ('numpy.core', 'numpy._core'):  # before and since NumPy 2
-        allowed += [
-            (make_scalar, package + '.multiarray.scalar'),
-            (make_array, package + '.multiarray._reconstruct'),
-        ]
-    torch.serialization.add_safe_globals(allowed)
+    torch.serialization.add_safe_globals(plain_types())
     # torch.hub's loader, which mmcv uses for URLs, still defaults to False.
     checkpoint = import_quietly('mmcv.runner.checkpoint')
     checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)
