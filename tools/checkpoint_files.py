@@ -6,7 +6,6 @@ in is tensors and plain data alone. Nothing in a file is run, now or later: the
 texts of configs, which hosts run when they resume, are left out.
 """
 
-import argparse
 import hashlib
 import io
 import logging
@@ -22,6 +21,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from hosts import HostError
+from plain_data import stand_ins, to_plain
 from whole_files import write_whole
 
 # The backbone's, which says what it took of `pretrained`. A host shows it on
@@ -30,61 +30,6 @@ logger = logging.getLogger('resnet_dnr')
 
 # How the names begin of the first convolution of each block of a backbone.
 BLOCK = re.compile(r'backbone\.layer\d+\.\d+\.conv1\.')
-
-
-# ---- plain data that torch alone refuses
-
-
-class History:
-    """Stands for mmengine's HistoryBuffer: its numbers alone."""
-
-    numbers = ()
-
-    def __setstate__(self, state):
-        """Take the values and their counts, as two tensors."""
-        self.numbers = [
-            torch.from_numpy(np.array(state[key]))
-            for key in ('_log_history', '_count_history')
-        ]
-
-
-def method_name(owner, name):
-    """Stands for getattr, by which a HistoryBuffer names its methods."""
-    return str(name)
-
-
-class PlainDict:
-    """Stands for classes of dicts: makes a plain one in their place."""
-
-    def __new__(cls, *content):
-        return dict(content[0]) if content and isinstance(content[0], dict) else {}
-
-
-def plain_types():
-    """What may stand in a checkpoint besides what torch allows by itself.
-
-    Returns:
-        list: for torch.serialization.add_safe_globals, of PyTorch 2.6 or
-        newer: classes and functions that hold data and do nothing else, and
-        what stands for others, as pairs with the name that it has in a file.
-    """
-    kinds = ['?', *np.typecodes['AllInteger'], *np.typecodes['AllFloat'], 'S', 'U']
-    types = [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in kinds}]
-    for package in ('numpy.core', 'numpy._core'):  # before and since NumPy 2
-        for name, function in (
-            ('scalar', np.float64(0).__reduce__()[0]),
-            ('_reconstruct', np.zeros(0).__reduce__()[0]),
-        ):
-            types.append((function, f'{package}.multiarray.{name}'))
-    return [
-        *types,
-        (History, 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (method_name, 'builtins.getattr'),
-        (PlainDict, 'mmengine.config.config.ConfigDict'),
-        (PlainDict, 'collections.defaultdict'),
-        *(int, float, list, dict),  # of which a defaultdict names one
-        argparse.Namespace,
-    ]
 
 
 # ---- reading
@@ -118,7 +63,9 @@ def read_checkpoint(source):
         refuse(fault)
     try:
         with allowed_types():
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+            checkpoint = to_plain(
+                torch.load(path, map_location='cpu', weights_only=True)
+            )
     except Exception as error:  # a damaged file can raise anything
         # Not torch's own text, which says how to load the file unsafely.
         raise HostError(
@@ -138,7 +85,7 @@ def read_checkpoint(source):
     for name, value in checkpoint['state_dict'].items():
         if not isinstance(name, str) or not is_dense(value):
             refuse(f'{name!r} in its state_dict is no dense tensor')
-    make_plain(checkpoint)
+    leave_out_configs(checkpoint)
     return checkpoint
 
 
@@ -170,6 +117,8 @@ def local_file(source):
             )
         return source
     name = osp.basename(urllib.parse.urlparse(source).path)
+    if not name:
+        raise HostError(f'checkpoint {source} names no file')
     digest = re.search(r'-([a-f0-9]{8,})\.', name)
     if not digest:  # files of one name lie at many places
         name = hashlib.sha256(source.encode()).hexdigest()[:16] + f'_{name}'
@@ -240,9 +189,7 @@ def allowed_types():
     """Context in which torch.load takes plain data of all kinds."""
     if torch.__version__ < (2, 6):  # which takes numbers, texts and tensors
         return nullcontext()
-    # What is allowed already stays so after the block.
-    more = set(plain_types()) - set(torch.serialization.get_safe_globals())
-    return torch.serialization.safe_globals(list(more))
+    return torch.serialization.safe_globals(stand_ins())
 
 
 def reason_of(error):
@@ -272,8 +219,8 @@ def is_dense(value):
     )
 
 
-def make_plain(checkpoint):
-    """Leave out the texts of configs, and make lists of log histories.
+def leave_out_configs(checkpoint):
+    """Leave out the texts of configs, which could be run later.
 
     mmengine and mmcv parse meta.config as a config file when they resume,
     which runs it, and mmengine's inferencers do so with that of message_hub.
@@ -281,16 +228,11 @@ def make_plain(checkpoint):
     Args:
         checkpoint (dict): changed in place.
     """
-    hub = checkpoint.get('message_hub', {})
-    for part in checkpoint.get('meta', {}), hub.get('runtime_info'):
+    runtime = checkpoint.get('message_hub', {}).get('runtime_info')
+    for part in checkpoint.get('meta', {}), runtime:
         for key in ('cfg', 'config'):
             if isinstance(part, dict):
                 part.pop(key, None)
-    scalars = hub.get('log_scalars')
-    if isinstance(scalars, dict):
-        for name, history in scalars.items():
-            if isinstance(history, History):
-                scalars[name] = list(history.numbers)
 
 
 # ---- loading

@@ -368,22 +368,15 @@ def guard_pretrained():
 
 
 def guard_loading(resume_from, checkpoint):
-    """mmcv reads whatever is in a file, and fills of a model what fits.
+    """mmcv fills of a model what fits, and says so in passing.
 
     Args:
         resume_from (str | None): What the training goes on from.
         checkpoint (dict | None): What read_checkpoint returned of it.
     """
     from mmcv.runner import BaseRunner
-    from mmcv.runner import checkpoint as loader
 
-    read, given = loader._load_checkpoint, [checkpoint]
-
-    @functools.wraps(read)
-    def read_checked(filename, *args, **kwargs):
-        if '://' in filename and not filename.startswith(('http://', 'https://')):
-            return read(filename, *args, **kwargs)  # mmcv's own, torchvision://
-        return read_checkpoint(filename)
+    given = [checkpoint]
 
     def load_checkpoint(self, filename, *args, **kwargs):
         model = getattr(self.model, 'module', self.model)
@@ -396,7 +389,6 @@ def guard_loading(resume_from, checkpoint):
             model.load_state_dict(state, strict=False)
         return checkpoint
 
-    loader._load_checkpoint = read_checked
     BaseRunner.load_checkpoint = load_checkpoint
 
 
