@@ -530,8 +530,8 @@ def test_plain_data_is_read(tmp_path, zip_format):
     read = read_checkpoint(tmp_path / 'a.pth')
     expected = copy.deepcopy(content)
     expected['meta']['big'] = expected['meta']['big'].astype('i4')
-    expected['meta']['lists'] = dict(a=[1])
-    expected['meta']['options'] = dict(a=dict(b=(1, np.float32(2))))
+    expected['meta'].update(epoch=3, flag=True, lists=dict(a=[1]))
+    expected['meta']['options'] = dict(a=dict(b=(1, 2.0)))
     history = [torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([1, 3])]
     expected['message_hub']['log_scalars']['loss'] = history
     assert same(read, expected)

@@ -18,7 +18,6 @@ import zipfile
 from collections import Counter
 from contextlib import nullcontext
 
-import numpy as np
 import torch
 from hosts import HostError
 from plain_data import stand_ins, to_plain
@@ -253,7 +252,7 @@ def check_resumable(checkpoint, path, parts):
     lacking = [part for part in parts if part not in checkpoint]
     for key in ('epoch', 'iter'):
         value = meta.get(key)
-        if not (isinstance(value, (int, np.integer)) and value >= 0):
+        if type(value) is not int or value < 0:
             lacking.append(f'meta.{key}')
     if lacking:
         raise HostError(
@@ -395,8 +394,6 @@ def init_backbone(backbone, init_weights):
     Raises:
         HostError: `pretrained` cannot be read, or does not fit.
     """
-    from resnet_dnr import load_pretrained
-
     source, backbone.pretrained = backbone.pretrained, None
     try:
         init_weights()
@@ -404,6 +401,8 @@ def init_backbone(backbone, init_weights):
         backbone.pretrained = source
     if source is None:
         return
+    from resnet_dnr import load_pretrained
+
     try:
         load_pretrained(backbone, source, read_checkpoint(source)['state_dict'])
     except (HostError, ValueError) as error:  # a line for each shape that differs

@@ -5,7 +5,8 @@ and nothing else. Checkpoints also hold NumPy's numbers and arrays, mmengine's
 log histories, and dicts of other classes. Here each name that these have in a
 file gets a stand-in, which only keeps what it is given: no code of NumPy or
 mmengine sees what a file says. (numpy.dtype would take any flags from a file,
-such as that an array's numbers are addresses of objects.) :func:`to_plain`
+such as that an array's numbers are addresses of objects.) NumPy's numbers
+become Python's. :func:`to_plain`
 puts the real thing in a stand-in's place.
 """
 
@@ -66,8 +67,8 @@ def empty_array(cls, shape, code):
 
 
 def scalar(dtype, raw):
-    """Stands for NumPy's function that makes a number."""
-    return dtype.array((), raw)[()]
+    """Stands for NumPy's function that makes a number, or a text: Python's own."""
+    return dtype.array((), raw).item()
 
 
 class History:

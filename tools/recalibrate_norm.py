@@ -46,6 +46,7 @@ if os.environ.get('MMACTION_ROOT'):  # before anything is imported for it
 import torch  # noqa: E402
 from checkpoint_files import (  # noqa: E402
     fill_model,
+    local_file,
     read_checkpoint,
     write_checkpoint,
 )
@@ -275,7 +276,7 @@ def recalibrate(args):
         splits=('train', 'val'),
     )
     checkpoint = read_checkpoint(args.checkpoint)
-    check_files(args.checkpoint, args.out)
+    check_files(local_file(args.checkpoint), args.out)
     cfg.load_from = cfg.model.backbone.pretrained = None  # of the training's start
     cfg.randomness = dict(seed=0)
     runner = build_runner(cfg, args.launcher)

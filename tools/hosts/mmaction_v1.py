@@ -50,6 +50,8 @@ def import_mmcv():
             'tools/setup/setup_mmaction_v1.sh makes an environment for it'
         )
     sys.path.insert(1, ROOT)
+    if REPO not in sys.path:  # for what reads checkpoints, too
+        sys.path.insert(2, REPO)
     return mmcv
 
 
@@ -151,8 +153,6 @@ def add_backbone():
     from mmaction.models import BACKBONES
 
     if 'ResNet_DNR' not in BACKBONES.module_dict:
-        if REPO not in sys.path:
-            sys.path.insert(1, REPO)
         # By its name, so that it finds resnet_dnr_fused.py beside it.
         importlib.import_module('resnet_dnr')
 
