@@ -356,7 +356,7 @@ def faults(tmp_path):
         (
             'train',
             '{c} --cfg-options model.backbone.pretrained=no.pth',
-            'pretrained=no.pth is neither',
+            'pretrained: checkpoint no.pth does not exist',
         ),
         (
             'train',

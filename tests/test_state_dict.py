@@ -563,7 +563,7 @@ def test_pretrained_runs_no_code(saved, server, tmp_path):
     for source in (str(tmp_path / 'www/code.pth'), f'{address}/code.pth'):
         with pytest.raises(
             ValueError,
-            match='cannot be read as a checkpoint of tensors and plain data alone',
+            match='cannot be read as a checkpoint of tensors and plain data alone$',
         ):
             load_pretrained(build(), source)
         assert not mark.exists()

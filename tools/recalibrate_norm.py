@@ -51,6 +51,7 @@ if __name__ == '__main__':  # and before imports that take seconds
 import torch  # noqa: E402
 from checkpoint_files import (  # noqa: E402
     fill_model,
+    local_file,
     read_checkpoint,
     write_checkpoint,
 )
@@ -274,10 +275,14 @@ def recalibrate(args):
     """
     if args.batches < 1:
         raise HostError(f'--batches {args.batches} should be at least 1')
-    cfg = translate(load_config(args.config, args.cfg_options), validate=True)
+    cfg = translate(
+        load_config(args.config, args.cfg_options),
+        validate=True,
+        splits=('train', 'val'),
+    )
     checkpoint = read_checkpoint(args.checkpoint)
-    check_files(args.checkpoint, args.out)
-    cfg.load_from = None
+    check_files(local_file(args.checkpoint), args.out)
+    cfg.load_from = cfg.model.backbone.pretrained = None  # of the training's start
     cfg.randomness = dict(seed=0)
     runner = build_runner(cfg, args.launcher)
     model = model_of(runner)

@@ -119,7 +119,6 @@ def test_an_old_stack_is_left_alone(fixes, monkeypatch):
         'cpu_current_device',
         'cpu_module_cuda',
         'cpu_ddp',
-        'cpu_resume',
     ):
         assert not getattr(fixes, 'fix_' + name)(), name
 
@@ -672,7 +671,7 @@ def test_checkpoints_that_are_refused(work, trained, tmp_path):
         ),
         (
             'code.pth',
-            'Unsupported global: GLOBAL print',
+            'it holds print, which is no plain data',
             ['model.cls_head.num_classes=6'],
         ),
         (
@@ -770,15 +769,86 @@ def test_checkpoints_are_read_without_running_them(work):
         work,
         """
 import numpy, torch
-from mmcv.runner.checkpoint import load_from_local
-for number in (numpy.float64(.1), numpy.arange(2), getattr):
-    torch.save(dict(meta=number), 'meta.pth')
-    print(load_from_local('meta.pth')['meta'])
+from mmcv.runner.checkpoint import _load_checkpoint
+for number in (numpy.float64(.1), numpy.arange(2), print):
+    torch.save(dict(state_dict={}, meta=dict(number=number)), "meta.pth")
+    print(_load_checkpoint("meta.pth")["meta"]["number"])
 """,
         fails=True,
     )
     assert output.startswith('0.1\n[0 1]\n')
-    assert 'Unsupported global: GLOBAL getattr' in output
+    assert 'it holds print, which is no plain data' in output
+
+
+@pytest.fixture(scope='module')
+def coded(work, trained):
+    """A checkpoint in whose text of a config stands code."""
+    state = torch.load(work / 'work/epoch_1.pth', weights_only=True)
+    text = f"open({str(work / 'ran')!r}, 'w').close()"
+    state['meta'].update(config=text, cfg=text, number=np.float64(1))
+    torch.save(state, work / 'coded.pth')
+    return 'coded.pth'
+
+
+# What is not read need not be there.
+GONE = ['model.backbone.pretrained=gone.pth', 'load_from=gone.pth']
+WAYS = {
+    'test': ['--out', 'coded.pkl', '--cfg-options', *GONE, 'data.train.new_length=3'],
+    'resume': ['--resume_from', 'coded.pth', '--cfg-options', *GONE],
+    'load_from': ['--cfg-options', 'load_from=coded.pth', 'total_epochs=1'],
+    'pretrained': [
+        '--cfg-options',
+        'model.backbone.pretrained=coded.pth',
+        'total_epochs=1',
+    ],
+}
+SAID = {
+    'load_from': 'coded.pth: took tensors for backbone.conv1 1 of 1, ',
+    'pretrained': 'coded.pth: took tensors for stem 6 of 6, ',
+}
+some = [
+    pytest.param(way, marks=() if way in ('test', 'resume') else pytest.mark.full)
+    for way in WAYS
+]
+
+
+@needs_v1
+@pytest.mark.parametrize('way', some)
+def test_text_of_a_config_is_not_run(work, coded, way):
+    options = [*WAYS[way], f'work_dir=coded_{way}']
+    if way == 'test':
+        output = run(work, 'test', 1, 'config.py', coded, *options)
+    else:
+        output = run(work, 'train', 1, 'config.py', *options)
+        assert list((work / f'coded_{way}').glob('epoch_*.pth'))
+    assert not (work / 'ran').exists()
+    assert SAID.get(way, '') in output
+
+
+@needs_v1
+@pytest.mark.parametrize('way', some)
+def test_a_malicious_or_alien_file_by_way_in(work, trained, tmp_path, way):
+    """In each way in; and where nothing fits, no training starts at random."""
+    path = tmp_path / 'coded.pth'
+    files = [(dict(state_dict={}, x=print), 'it holds print, which is no plain data')]
+    if way == 'load_from':
+        files.append((dict(x=torch.zeros(1)), 'backbone.conv1 0 of 1'))
+    if way == 'resume':
+        state = torch.load(work / 'work/epoch_1.pth', weights_only=True)
+        del state['state_dict']['cls_head.fc_cls.bias']
+        files.append((state, 'has no cls_head.fc_cls.bias'))
+        files.append((dict(state_dict={}), "has no 'optimizer'"))
+    for content, text in files:
+        torch.save(content, path)
+        options = [option.replace('coded.pth', str(path)) for option in WAYS[way]]
+        first = ['config.py'] + ([path] if way == 'test' else [])
+        script = 'test' if way == 'test' else 'train'
+        options.append(f'work_dir={tmp_path}/work')
+        output = run(work, script, 1, *first, *options, fails=True)
+        assert output.splitlines()[-1].startswith('error: '), output
+        assert f'{path} ' in output and text in output
+        assert 'Traceback' not in output and 'safe_globals' not in output
+        assert not list(tmp_path.glob('work/*.pth'))
 
 
 @needs_v1

@@ -10,7 +10,7 @@ import logging
 import warnings
 
 import torch
-from checkpoint_files import fill_model, read_checkpoint
+from checkpoint_files import choose_fitting, fill_model, read_checkpoint
 
 from . import HostError, ignore_torch_warnings
 from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stages
@@ -60,6 +60,7 @@ def train(args):
                 leave_group()
                 return
             cfg.load_from, cfg.resume = start.path, True
+            cfg.model.backbone.pretrained = None  # of the start alone
             args.seed = choose_seed(args.seed, start.checkpoint, start.path)
         elif cfg.load_from:
             start.checkpoint = read_checkpoint(cfg.load_from)
@@ -69,6 +70,10 @@ def train(args):
             runner = build_runner(cfg, args.launcher)
         if start.path:  # the Runner, which fills the model again, is not strict
             fill_model(model_of(runner), start.checkpoint['state_dict'], start.path)
+        elif cfg.load_from:
+            start.checkpoint['state_dict'] = choose_fitting(
+                model_of(runner), start.checkpoint['state_dict'], cfg.load_from
+            )
         if cfg.load_from:
             from .mmaction2_runner import hand_over
 
@@ -115,9 +120,9 @@ def test(args):
     """Test by the arguments of tools/test_recognizer.py."""
     check_out(args.out)
     check_fcn_testing(args)
-    cfg = translate(load_config(args.config, args.cfg_options))
+    cfg = translate(load_config(args.config, args.cfg_options), splits=('test',))
     checkpoint = read_checkpoint(args.checkpoint)
-    cfg.load_from = None
+    cfg.load_from = cfg.model.backbone.pretrained = None  # of the training's start
     cfg.test_evaluator = dict(
         type='V1Results', out=args.out, use_softmax=args.use_softmax
     )

@@ -15,6 +15,7 @@ import random
 import mmcv
 import numpy as np
 import torch
+from checkpoint_files import read_checkpoint
 from mmaction.datasets import RawframeDataset
 from mmaction.evaluation import top_k_accuracy
 from mmaction.models import ActionDataPreprocessor
@@ -32,6 +33,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
 from whole_files import write_whole
 
 from . import HostError
@@ -333,3 +335,23 @@ class WholeFileBackend(LocalBackend):
 
 
 register_backend('whole_file', WholeFileBackend, force=True)
+
+
+def load_from_checked(filename, map_location):
+    """A checkpoint for mmengine's Runner, by :func:`read_checkpoint`.
+
+    mmengine's own loaders of URLs run what is in a file, and its Runner the
+    text of a config in it.
+    """
+    return read_checkpoint(filename)
+
+
+CheckpointLoader.register_scheme(  # in place of all that mmengine has
+    [
+        *('', 'http://', 'https://', 'pavi://', 'mmcls://'),
+        *(r'(\S+\:)?s3://', r'(\S+\:)?petrel://'),
+        *('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://'),
+    ],
+    load_from_checked,
+    force=True,
+)

@@ -26,6 +26,7 @@ from .resuming import check_settings
 
 # What the native config imports: the backbone, and v1's rules.
 IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components', 'hosts.mmaction2_hooks']
+SPLITS = ('train', 'val', 'test')
 
 
 def load_config(path, cfg_options=None):
@@ -58,16 +59,17 @@ def load_config(path, cfg_options=None):
     return cfg
 
 
-def translate(v1, validate=False):
+def translate(v1, validate=False, splits=SPLITS):
     """A v1 config as a native mmaction2 config.
 
     Args:
         v1 (mmengine.Config): in mmaction v1's schema.
         validate (bool): validate after every epoch on data.val.
+        splits (tuple[str]): what is read of data; the others may be wrong.
 
     Returns:
         mmengine.Config: for mmengine's Runner, with the parts for training,
-        validation where wanted, and testing.
+        validation where wanted, and testing, of the splits that are read.
 
     Raises:
         HostError: a key that is missing or cannot be honoured.
@@ -89,7 +91,10 @@ def translate(v1, validate=False):
     workers_per_gpu = data.take('workers_per_gpu')
     num_classes = model['cls_head']['num_classes']
     loaders, norms = {}, {}
-    for split in ('train', 'val', 'test'):
+    for split in SPLITS:
+        if split not in splits:
+            data.take(split, None)
+            continue
         loaders[split], norms[split] = _dataloader(
             split,
             data.take(split),
@@ -100,14 +105,15 @@ def translate(v1, validate=False):
             workers_per_gpu,
         )
     data.finish()
-    if not norms['train'] == norms['val'] == norms['test']:
+    norm, *others = norms.values()
+    if any(other != norm for other in others):
         raise HostError(
             'img_norm_cfg must be the same in data.train, '
             'data.val and data.test: mmaction2 normalizes in the '
             'model'
         )
     model['data_preprocessor'] = dict(
-        type='V1Preprocessor', format_shape='NCHW', **norms['train']
+        type='V1Preprocessor', format_shape='NCHW', **norm
     )
     epochs = v1.total_epochs
     for name, value in (
@@ -122,18 +128,26 @@ def translate(v1, validate=False):
         custom_imports=dict(imports=IMPORTS, allow_failed_imports=False),
         work_dir=v1.work_dir,
         model=model,
-        train_dataloader=loaders['train'],
-        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1),
-        test_dataloader=loaders['test'],
-        test_cfg=dict(type='TestLoop'),
-        test_evaluator=dict(type='AccMetric'),
-        optim_wrapper=_optim_wrapper(v1),
-        param_scheduler=schedulers_of(v1.get('lr_config') or dict(), epochs),
         load_from=v1.get('load_from'),
         resume=False,
         find_unused_parameters=v1.get('find_unused_parameters', False),
         log_level=v1.get('log_level', 'INFO'),
     )
+    if 'train' in splits:
+        cfg.update(
+            train_dataloader=loaders['train'],
+            train_cfg=dict(
+                type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1
+            ),
+            optim_wrapper=_optim_wrapper(v1),
+            param_scheduler=schedulers_of(v1.get('lr_config') or dict(), epochs),
+        )
+    if 'test' in splits:
+        cfg.update(
+            test_dataloader=loaders['test'],
+            test_cfg=dict(type='TestLoop'),
+            test_evaluator=dict(type='AccMetric'),
+        )
     if validate:
         cfg.update(
             val_dataloader=loaders['val'],

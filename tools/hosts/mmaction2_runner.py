@@ -4,16 +4,24 @@ Imported when a Runner is built, and not by the scripts at their start:
 mmengine.runner takes two seconds.
 """
 
-import os.path as osp
 import re
 import warnings
 
-from checkpoint_files import read_checkpoint
+from checkpoint_files import init_backbone, local_file, read_checkpoint
 from mmengine.runner import CheckpointLoader, Runner
+
+from resnet_dnr import ResNet_DNR
 
 from . import HostError
 from .options import check_arguments
 from .resuming import put_back, settings_of
+
+
+class CheckedBackbone(ResNet_DNR):
+    """The backbone, whose `pretrained` is read as all checkpoints are."""
+
+    def init_weights(self):
+        init_backbone(self, super().init_weights)
 
 
 class CheckedRunner(Runner):
@@ -83,18 +91,16 @@ def build_backbone(model):
         model (dict): of the native config.
 
     Returns:
-        ResNet_DNR
+        CheckedBackbone
 
     Raises:
         HostError: as CheckedRunner.build_model does.
     """
-    from resnet_dnr import ResNet_DNR
-
     arguments = dict(model['backbone'])
     del arguments['type']
     check_arguments('model.backbone', ResNet_DNR, arguments)
     try:
-        backbone = ResNet_DNR(**arguments)
+        backbone = CheckedBackbone(**arguments)
     except (KeyError, TypeError, ValueError) as error:
         raise HostError(f'model.backbone: {error.args[0]}') from error
     # feat_dim is that of the last stage; each has twice the channels.
@@ -107,16 +113,11 @@ def build_backbone(model):
             f'the backbone of depth={backbone.depth} and '
             f'out_indices={backbone.out_indices} gives {channels} channels'
         )
-    pretrained = backbone.pretrained
-    if not (
-        pretrained is None
-        or osp.isfile(pretrained)
-        or pretrained.startswith(('http://', 'https://'))
-    ):
-        raise HostError(
-            f'model.backbone.pretrained={pretrained} is neither '
-            f'a file nor an http(s) URL'
-        )
+    if backbone.pretrained is not None:
+        try:  # before data sets are read, which takes longer
+            local_file(backbone.pretrained)
+        except HostError as error:
+            raise HostError(f'model.backbone.pretrained: {error}') from error
     return backbone
 
 

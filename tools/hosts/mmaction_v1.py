@@ -9,12 +9,19 @@ faults that v1 has on any stack.
 import functools
 import importlib
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
 
 import torch.distributed as dist
-from checkpoint_files import fill_model, reason_of
+from checkpoint_files import (
+    choose_fitting,
+    fill_model,
+    init_backbone,
+    logger,
+    read_checkpoint,
+)
 from whole_files import replacing
 
 from . import HostError, v1_config, v1_data, v1_fixes
@@ -47,6 +54,8 @@ def import_mmcv():
             'tools/setup/setup_mmaction_v1.sh makes an environment for it'
         )
     sys.path.insert(1, ROOT)
+    if REPO not in sys.path:  # for what reads checkpoints, too
+        sys.path.insert(2, REPO)
     return mmcv
 
 
@@ -88,10 +97,11 @@ def train(args):
                 dist.destroy_process_group()
                 return
             args.seed = choose_seed(args.seed, start.checkpoint, start.path)
-            hand_over(start.checkpoint, start.path)
+            leave_out_pretrained(cfg)
             options += ['--resume_from', start.path]
         if args.seed is not None:
             options += ['--seed', str(args.seed)]
+        guard_loading(start.path, start.checkpoint)
         from . import mmaction_v1_hooks
 
         mmaction_v1_hooks.install(cfg, args.seed, start.path, start.checkpoint)
@@ -110,11 +120,13 @@ def test(args):
             use_softmax, fcn_testing, cfg_options.
     """
     check_out(args.out)
+    script = load_script('test_recognizer', args)
+    leave_out_pretrained(mmcv.Config.fromfile(args.config))
     options = [args.checkpoint, '--out', args.out]
     options += [
         '--' + name for name in ('use_softmax', 'fcn_testing') if getattr(args, name)
     ]
-    run_script(load_script('test_recognizer', args), args, options)
+    run_script(script, args, options)
 
 
 def load_script(name, args):
@@ -135,8 +147,12 @@ def load_script(name, args):
             f'{", ".join(APPLIED) or "nothing"}',
             flush=True,
         )
+        # What is taken of a checkpoint: on stdout, and in v1's own log.
+        logger.addHandler(logging.StreamHandler(sys.stdout))
+        logger.setLevel(logging.INFO)
     script = load_module('v1_' + name, os.path.join(ROOT, 'tools', name + '.py'))
     add_backbone()
+    guard_pretrained()
     guard_one_video()
     guard_few_videos()
     guard_files()
@@ -187,8 +203,6 @@ def add_backbone():
     from mmaction.models import BACKBONES
 
     if 'ResNet_DNR' not in BACKBONES.module_dict:
-        if REPO not in sys.path:
-            sys.path.insert(1, REPO)
         # By its name, so that it finds resnet_dnr_fused.py beside it.
         importlib.import_module('resnet_dnr')
 
@@ -204,6 +218,12 @@ def build_recognizer(build):
             raise HostError(f'model: {error.args[0]}') from error
 
     return build_checked
+
+
+def leave_out_pretrained(cfg):
+    """What a training started from is not needed where a checkpoint follows."""
+    if cfg.model.get('backbone', {}).get('pretrained'):
+        cfg.model.backbone.pretrained = None
 
 
 def set_launcher(launcher):
@@ -311,25 +331,43 @@ def guard_files():
     mmcv.dump = dump_whole
 
 
-def hand_over(checkpoint, path):
-    """Let mmcv have a checkpoint that was read, in place of the file.
+def guard_pretrained():
+    """The backbone reads its pretrained weights by itself, with torch alone."""
+    from mmaction.models import BACKBONES
+
+    cls = BACKBONES.module_dict['ResNet_DNR']
+    init = cls.init_weights
+
+    @functools.wraps(init)
+    def init_weights(self):
+        init_backbone(self, functools.partial(init, self))
+
+    cls.init_weights = init_weights
+
+
+def guard_loading(resume_from, checkpoint):
+    """mmcv fills of a model what fits, and says so in passing.
 
     Args:
-        checkpoint (dict): What read_checkpoint returned.
-        path (str): Where it is from. mmcv gets the checkpoint when it loads
-            from there first, and the file's content after that.
+        resume_from (str | None): What the training goes on from.
+        checkpoint (dict | None): What read_checkpoint returned of it.
     """
-    from mmcv.runner import checkpoint as loader
+    from mmcv.runner import BaseRunner
 
-    read, given = loader._load_checkpoint, [checkpoint]
+    given = [checkpoint]
 
-    @functools.wraps(read)
-    def load_given(filename, *args, **kwargs):
-        if filename == path and given:
-            return given.pop()
-        return read(filename, *args, **kwargs)
+    def load_checkpoint(self, filename, *args, **kwargs):
+        model = getattr(self.model, 'module', self.model)
+        if filename == resume_from:
+            checkpoint = given.pop()
+            fill_model(model, checkpoint['state_dict'], filename)
+        else:
+            checkpoint = read_checkpoint(filename)
+            state = choose_fitting(model, checkpoint['state_dict'], filename)
+            model.load_state_dict(state, strict=False)
+        return checkpoint
 
-    loader._load_checkpoint = load_given
+    BaseRunner.load_checkpoint = load_checkpoint
 
 
 def load_filled_checkpoint(model, filename, map_location=None):
@@ -341,7 +379,7 @@ def load_filled_checkpoint(model, filename, map_location=None):
     Args:
         model (nn.Module): Loaded in place.
         filename (str): Path or URL of the checkpoint.
-        map_location (str): As for torch.load.
+        map_location (str): Not used; tensors are read to the CPU.
 
     Returns:
         dict: The checkpoint.
@@ -351,17 +389,8 @@ def load_filled_checkpoint(model, filename, map_location=None):
             statistic of the model unset, has one of another shape, or one
             that the model has not.
     """
-    from mmcv.runner import checkpoint as loader
-
-    try:
-        checkpoint = loader._load_checkpoint(filename, map_location)
-        state = checkpoint.get('state_dict', checkpoint)
-    except Exception as error:
-        raise HostError(
-            f'checkpoint {filename} cannot be read: {type(error).__name__}: '
-            f'{reason_of(error)}'
-        ) from error
-    fill_model(model, state, filename)
+    checkpoint = read_checkpoint(filename)
+    fill_model(model, checkpoint['state_dict'], filename)
     return checkpoint
 
 

@@ -10,7 +10,7 @@ settings has at that epoch.
 import os
 
 import torch
-from checkpoint_files import read_checkpoint
+from checkpoint_files import check_resumable, read_checkpoint
 from whole_files import remove_unfinished
 
 from . import HostError
@@ -121,17 +121,8 @@ def is_done(checkpoint, path, total_epochs, keys, asked):
         HostError: it lacks something, or has as many epochs behind it and
             was asked for, or has more.
     """
-    missing = [key for key in (*keys, 'meta') if key not in checkpoint]
-    meta = checkpoint.get('meta')
-    if not missing and not (isinstance(meta, dict) and _is_count(meta.get('epoch'))):
-        missing = ['meta.epoch']
-    if missing:
-        raise HostError(
-            f'{path} has no {missing[0]!r}: only a checkpoint of '
-            f'this training can be resumed. To start from its '
-            f'weights: --cfg-options load_from={path}'
-        )
-    done = meta['epoch']
+    check_resumable(checkpoint, path, keys)
+    done = checkpoint['meta']['epoch']
     if done > total_epochs or (asked and done == total_epochs):
         raise HostError(
             f'{path} has {done} of total_epochs={total_epochs} behind it: '
@@ -140,10 +131,6 @@ def is_done(checkpoint, path, total_epochs, keys, asked):
     if done == total_epochs:
         print(f'all {done} epochs are done: {path}', flush=True)
     return done == total_epochs
-
-
-def _is_count(value):
-    return isinstance(value, int) and value > 0
 
 
 def choose_seed(asked, checkpoint, path):

@@ -11,7 +11,6 @@ import collections.abc
 import functools
 import importlib.machinery
 import importlib.util
-import inspect
 import re
 import sys
 import types
@@ -20,6 +19,7 @@ import warnings
 import numpy as np
 import torch
 import torch.distributed as dist
+from checkpoint_files import read_checkpoint
 
 from hosts import ignore_torch_warnings
 
@@ -214,50 +214,26 @@ def fix_copy_stream():
 
 
 def fix_weights_only():
-    """Since PyTorch 2.6 torch.load takes tensors and plain types only.
+    """Since PyTorch 1.13 torch.load can leave alone what is code in a file.
 
-    Besides those, the meta and the optimizer of a v1 checkpoint may hold
-    NumPy numbers.
+    mmcv does not ask for it, and since mmcv 1.3 resuming runs the text of a
+    config that is in a checkpoint, too. Files and URLs go through the reader
+    that all share; names of mmcv's own, such as torchvision://, do not.
     """
-    if TORCH < (2, 6):
+    if TORCH < (1, 13):
         return False
-    make_scalar = np.float64(0).__reduce__()[0]
-    make_array = np.zeros(0).__reduce__()[0]
-    allowed = [np.ndarray, np.dtype]
-    allowed += [
-        type(np.dtype(kind))
-        for kind in (bool, np.int32, np.int64, np.float32, np.float64)
-    ]
-    for package in ('numpy.core', 'numpy._core'):  # before and since NumPy 2
-        allowed += [
-            (make_scalar, package + '.multiarray.scalar'),
-            (make_array, package + '.multiarray._reconstruct'),
-        ]
-    torch.serialization.add_safe_globals(allowed)
-    # torch.hub's loader, which mmcv uses for URLs, still defaults to False.
     checkpoint = import_quietly('mmcv.runner.checkpoint')
+    read = checkpoint._load_checkpoint
+    # torch.hub's loader, which mmcv uses for its own names.
     checkpoint.load_url = functools.partial(checkpoint.load_url, weights_only=True)
-    return True
 
+    @functools.wraps(read)
+    def read_checked(filename, *args, **kwargs):
+        if '://' in filename and not filename.startswith(('http://', 'https://')):
+            return read(filename, *args, **kwargs)
+        return read_checkpoint(filename)
 
-def fix_resume_config():
-    """Since mmcv 1.3 resume runs the config text that is in a checkpoint.
-
-    v1's text begins with a path, a syntax error; and text out of a checkpoint
-    is nothing to run. mmcv only looks for a number of GPUs there.
-    """
-    runner = import_quietly('mmcv.runner').BaseRunner
-    if "['meta']['config']" not in inspect.getsource(runner.resume):
-        return False
-    load = runner.load_checkpoint
-
-    @functools.wraps(load)
-    def load_checkpoint(self, *args, **kwargs):
-        checkpoint = load(self, *args, **kwargs)
-        checkpoint.get('meta', {}).pop('config', None)
-        return checkpoint
-
-    runner.load_checkpoint = load_checkpoint
+    checkpoint._load_checkpoint = read_checked
     return True
 
 
@@ -336,21 +312,6 @@ def fix_cpu_ddp():
     return True
 
 
-def fix_cpu_resume():
-    """mmcv's resume puts a checkpoint's optimizer on the GPU it came from."""
-    if torch.cuda.is_available():
-        return False
-    runner = import_quietly('mmcv.runner').BaseRunner
-    load = runner.load_checkpoint
-
-    @functools.wraps(load)
-    def load_checkpoint(self, filename, map_location='cpu', **kwargs):
-        return load(self, filename, map_location, **kwargs)
-
-    runner.load_checkpoint = load_checkpoint
-    return True
-
-
 FIXES = (
     fix_collections_sequence,
     fix_numpy_names,
@@ -362,13 +323,11 @@ FIXES = (
     fix_torch_warnings,
     fix_copy_stream,
     fix_weights_only,
-    fix_resume_config,
     fix_cosine_policy,
     fix_cpu_process_group,
     fix_cpu_current_device,
     fix_cpu_module_cuda,
     fix_cpu_ddp,
-    fix_cpu_resume,
 )
 
 
