@@ -384,7 +384,11 @@ def faults(tmp_path):
             '{c} --cfg-options model.backbone.num_groups=3',
             'model.backbone: num_groups=3 must divide n_segment=8',
         ),
-        ('train', '{c} --cfg-options model.backbone.num_group=2', 'model.backbone: '),
+        (
+            'train',
+            '{c} --cfg-options model.backbone.num_group=2',
+            'did you mean num_groups?',
+        ),
         ('train', '{c} --launcher slurm', '--launcher slurm needs CUDA'),
     ]
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from hosts import HostError  # noqa: E402
 from hosts.mmaction2_config import load_config, translate  # noqa: E402
-from mmengine.config import DictAction  # noqa: E402
+from hosts.options import DictAction  # noqa: E402
 from whole_files import write_whole  # noqa: E402
 
 MARK = "in mmaction v1's schema, as a native mmaction2 config"

@@ -5,10 +5,14 @@ checkout, and a copy of this repository's files for ours, so that a test can
 change either. The last test wants a real checkout.
 """
 
+import functools
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from conftest import ROOT, V1_CHECKOUT
@@ -241,9 +245,10 @@ def test_without_the_fused_file_the_method_is_installed_alone(script, ours, chec
 def test_prints_the_commands_to_run_next(script, ours, checkout):
     out = script()
     train = f'./tools/dist_train_recognizer.sh {CONFIG} 8 --validate\n'
-    assert f"  cd '{checkout}'\n  {train}" in out
+    # mmaction v1's test script has no run bit.
+    assert f"  cd '{checkout}'\n  bash {train}" in out
     assert f"  MMACTION_ROOT='{checkout}' {train}" in out
-    assert f'  ./tools/dist_test_recognizer.sh {CONFIG} work_dirs/' in out
+    assert f'  bash ./tools/dist_test_recognizer.sh {CONFIG} work_dirs/' in out
 
 
 def test_twice_changes_nothing(script, checkout):
@@ -323,11 +328,11 @@ def test_check_reports_and_changes_nothing(script, ours, checkout):
         b'class ResNet_DNR',
         b'class  ResNet_DNR',
     )
-    edit(checkout / INIT, ENTRY.encode() + b'\n', b'')
+    edit(checkout / INIT, IMPORT.encode() + b'\n', b'')
     out = script('--check', code=1)
     assert f'{CONFIG}: not installed by this script\n' in out
     assert 'resnet_dnr.py: edited since it was installed\n' in out
-    assert "'ResNet_DNR', in the list __all__" in out
+    assert f'Add by hand: the line "{IMPORT}"' in out
 
 
 def test_check_and_uninstall_together_are_refused(script):
@@ -387,6 +392,7 @@ def test_files_of_others_are_kept(script, checkout):
         (IMPORT, "'Other'", "'Other',\n    'ResNet_DNR'"),
         (IMPORT, "    'Other'", f"{ENTRY}\n    'Other'"),
         ('from .resnet_dnr import (ResNet_DNR)', '[', f'[\n{ENTRY}'),
+        (IMPORT, '', ''),  # the import alone registers the class
     ],
 )
 def test_dropped_in_by_hand_is_left_alone(script, ours, checkout, line, old, new):
@@ -409,7 +415,6 @@ def test_dropped_in_by_hand_is_left_alone(script, ours, checkout, line, old, new
         ("from .plain import Plain\n__all__ = (\n    'Plain',)\n", (True, True)),
         ('from .plain import Plain\n', (True, False)),
         (LIST.replace('[', "[\n    'ResNet_DNR',"), (True, False)),
-        (IMPORT + '\n' + LIST, (False, True)),
     ],
 )
 def test_lines_to_add_by_hand_are_named(script, checkout, text, wanted):
@@ -524,6 +529,138 @@ def test_a_failure_in_the_middle_is_rolled_back(script, ours, checkout, options,
     assert 'Read-only file system. The checkout is as it was before' in out
     assert snapshot(checkout) == before
     script(*options)
+
+
+# ---- killed at any file operation
+
+
+JOURNAL = '.resnet_dnr_install'
+CHANGES = ('os.mkdir', 'os.rename', 'os.remove', 'os.rmdir', 'os.chmod', 'os.utime')
+
+
+@functools.lru_cache(None)
+def compiled(script):
+    return compile(script.read_bytes(), str(script), 'exec')
+
+
+def forked(script, *arguments, kill=0, half=False):
+    """Run a script in a child process that may be killed.
+
+    Args:
+        script (Path): the script.
+        *arguments: its command line.
+        kill (int): the change to the disk, counted from 1, that SIGKILL comes
+            before; 0 for none.
+        half (bool): the kill comes in the middle of the first write of more
+            than 1000 bytes from there instead.
+
+    Returns:
+        tuple: the exit code, None if it was killed, and what it printed.
+    """
+    program = compiled(script)
+    with tempfile.TemporaryFile('w+') as printed:
+        child = os.fork()
+        if not child:
+            forked_child(program, script, arguments, printed, kill, half)
+        _, status = os.waitpid(child, 0)
+        printed.seek(0)
+        output = printed.read()
+    assert 'Traceback' not in output
+    code = None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return code, output
+
+
+def forked_child(program, script, arguments, printed, kill, half):
+    left = kill
+
+    def count(event, args):
+        nonlocal left
+        opened = event == 'open' and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR)
+        if opened or event in CHANGES:
+            left -= 1
+            if left == 0 and half:
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                small_files_only()
+            elif left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    code = 9
+    try:
+        os.dup2(printed.fileno(), 1)
+        os.dup2(printed.fileno(), 2)
+        sys.stdout = sys.stderr = open(1, 'w', closefd=False)
+        sys.argv = [str(script), *map(str, arguments)]
+        sys.addaudithook(count)  # of this child alone
+        exec(program, dict(__name__='__main__', __file__=str(script)))
+    except SystemExit as exit:
+        code = exit.code or 0
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+@pytest.mark.parametrize(
+    'task, half',
+    [
+        ('install', False),
+        pytest.param('install', True, marks=pytest.mark.full),
+        pytest.param('upgrade', False, marks=pytest.mark.full),
+        pytest.param('upgrade', True, marks=pytest.mark.full),
+        pytest.param('uninstall', False, marks=pytest.mark.full),
+    ],
+)
+def test_killed_at_any_file_operation(ours, checkout, tmp_path, task, half):
+    """--check sees it; a second run completes it; --uninstall takes all out."""
+    program = ours / 'tools/setup/install_into_mmaction.py'
+    clean = snapshot(checkout)
+    if task != 'install':
+        assert forked(program, checkout)[0] == 0
+    if task == 'upgrade':
+        for path in [ours / 'resnet_dnr.py', *ours.glob('configs/**/*.py')]:
+            path.write_text(path.read_text() + 'newer = True\n')
+        (ours / 'configs/DNR/more/small.py').rename(ours / 'configs/new.py')
+        (ours / 'configs/DNR/more').rmdir()
+    options = ['--uninstall'] if task == 'uninstall' else []
+    root, again = tmp_path / 'root', tmp_path / 'again'
+    before = snapshot(checkout)
+    shutil.copytree(checkout, root)
+    assert forked(program, root, *options)[0] == 0
+    after = snapshot(root)
+    kills = 0
+    while True:
+        shutil.rmtree(root)
+        shutil.copytree(checkout, root)
+        kill = dict(kill=kills + 1, half=half)
+        code, _ = forked(program, root, *options, **kill)
+        if code is not None:
+            break
+        kills += 1
+        left = snapshot(root)
+        code, output = forked(program, root, '--check')
+        assert code == (left != (before if options else after)), output
+        if left.keys() - before.keys() - after.keys():
+            assert f'{JOURNAL}' in output and 'a run that was killed' in output
+        # The second run may be killed, too.
+        shutil.copytree(root, again)
+        forked(program, again, **kill)
+        assert forked(program, again)[0] == 0
+        assert snapshot(again) == (before if options else after)
+        assert forked(program, again, '--check')[0] == 0
+        shutil.rmtree(again)
+        assert forked(program, root, '--uninstall')[0] == 0
+        assert snapshot(root) == clean
+    assert snapshot(root) == after
+    assert kills >= (3 if half else 15)
+
+
+def test_a_journal_reaches_no_file_outside(script, checkout, tmp_path):
+    (tmp_path / '.victim.old').write_text('x')
+    outside = tmp_path / 'victim', 'configs/../../victim', '../victim'
+    (checkout / JOURNAL).write_text('\n'.join(map(str, outside)))
+    assert JOURNAL in script('--check', code=1)
+    assert JOURNAL in script('--uninstall')
+    assert (tmp_path / '.victim.old').exists()
+    assert not (checkout / JOURNAL).exists()
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,7 @@
 """The keys of a v1 config: each is taken, or is an error that names it."""
 
 from . import HostError
+from .options import nearest
 
 REQUIRED = object()
 
@@ -18,6 +19,7 @@ class Keys:
             raise HostError(f'{name} should be a dict, got {values!r}')
         self.name = name
         self.values = dict(values)
+        self.known = set()
 
     def take(self, key, default=REQUIRED):
         """Take a key's value.
@@ -25,6 +27,7 @@ class Keys:
         Raises:
             HostError: it is not there and has no default.
         """
+        self.known.add(key)
         if key not in self.values and default is REQUIRED:
             raise HostError(f'{self.name}.{key} is missing')
         return self.values.pop(key, default)
@@ -50,5 +53,6 @@ class Keys:
                 ', '.join(
                     f'{self.name}.{key}={value!r}' for key, value in self.values.items()
                 )
-                + ' is unknown, or cannot be honoured on mmaction2'
+                + ' is unknown, or cannot be honoured on mmaction2; '
+                + nearest(next(iter(self.values)), self.known)
             )

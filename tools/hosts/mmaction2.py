@@ -12,11 +12,11 @@ import warnings
 
 import torch
 from checkpoint_files import fill_model, read_checkpoint
-from mmengine.config import DictAction
 
 from . import HostError, ignore_torch_warnings
-from .checks import check_gpus, check_out
+from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stages
 from .mmaction2_config import load_config, translate
+from .options import DictAction
 
 __all__ = [
     'DictAction',
@@ -38,6 +38,8 @@ def train(args):
         v1.work_dir = args.work_dir
     cfg = translate(v1, args.validate)
     check_gpus(args)
+    if args.launcher != 'none':
+        check_unused_stages(v1.model.backbone, cfg.find_unused_parameters)
     if args.seed is not None:
         cfg.randomness = dict(seed=args.seed)
     try:
@@ -81,11 +83,7 @@ def train(args):
 def test(args):
     """Test by the arguments of tools/test_recognizer.py."""
     check_out(args.out)
-    if args.fcn_testing:
-        raise HostError(
-            '--fcn_testing is for 3D recognizers; TSN2D, of '
-            'which ResNet_DNR is a backbone, has none'
-        )
+    check_fcn_testing(args)
     cfg = translate(load_config(args.config, args.cfg_options))
     checkpoint = read_checkpoint(args.checkpoint)
     cfg.load_from = None

@@ -34,7 +34,9 @@ from mmengine.logging import HistoryBuffer
 from whole_files import write_whole
 
 from . import HostError
+from .checks import check_frame_size
 from .frame_indices import frame_indices
+from .lists import read_list
 
 
 @DATASETS.register_module()
@@ -51,39 +53,16 @@ class V1RawFrames(RawframeDataset):
     """
 
     def load_data_list(self):
-        if not osp.isfile(self.ann_file):
-            raise HostError(
-                f'annotation file {self.ann_file} does not exist '
-                f'(ann_file in the config)'
+        data_list = [
+            dict(
+                frame_dir=osp.join(self.data_prefix['img'], path),
+                total_frames=num_frames,
+                label=label,
             )
-        data_list = []
-        with open(self.ann_file) as lines:
-            for number, line in enumerate(lines, 1):
-                where = f'{self.ann_file}, line {number}'
-                try:
-                    path, num_frames, label = line.split()
-                    num_frames, label = int(num_frames), int(label)
-                except ValueError:
-                    raise HostError(
-                        f'{where}: {line.rstrip()!r} should be "path num_frames label"'
-                    ) from None
-                if num_frames < 1:
-                    raise HostError(f'{where}: a video of {num_frames} frames')
-                if not 0 <= label < self.num_classes:
-                    raise HostError(
-                        f'{where}: label {label} is not one of the '
-                        f'{self.num_classes} classes (num_classes of the '
-                        f'head, labels count from 0)'
-                    )
-                data_list.append(
-                    dict(
-                        frame_dir=osp.join(self.data_prefix['img'], path),
-                        total_frames=num_frames,
-                        label=label,
-                    )
-                )
-        if not data_list:
-            raise HostError(f'{self.ann_file} lists no video')
+            for path, num_frames, label in read_list(
+                self.ann_file, num_classes=self.num_classes
+            )
+        ]
         first = osp.join(
             data_list[0]['frame_dir'], self.filename_tmpl.format(self.start_index)
         )
@@ -150,6 +129,32 @@ class V1FrameDecode(BaseTransform):
         results['imgs'] = [images[n] for n in results['frame_inds']]
         results['original_shape'] = shape[:2]
         results['img_shape'] = shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class V1FrameSize(BaseTransform):
+    """Resized frames have room for the crop that follows.
+
+    Args:
+        **crop: arguments of :func:`check_frame_size` after the frame's.
+
+    Raises:
+        HostError: they have not; the text names the video.
+    """
+
+    def __init__(self, **crop):
+        inspect.signature(check_frame_size).bind(1, 1, **crop)  # or TypeError
+        self.crop = crop
+
+    def transform(self, results):
+        """Look at img_shape of results, and give them back."""
+        height, width = results['img_shape']
+        try:
+            check_frame_size(width, height, **self.crop)
+        except HostError as error:
+            video = results.get('frame_dir') or results['filename']
+            raise HostError(f'{video}: {error}') from None
         return results
 
 

@@ -12,14 +12,20 @@ import torch
 from mmengine.config import Config
 
 from . import HostError
-from .checks import check_clips
+from .checks import (
+    check_clips,
+    check_output,
+    check_scale,
+    check_testing,
+    crop_of,
+)
 from .config_keys import Keys
 from .learning_rate import schedulers_of
+from .lists import check_template
+from .options import check_arguments, check_names
 
 # What the native config imports: the backbone, and v1's rules.
 IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components']
-# What mmaction v1 reads and a config need not have.
-OPTIONAL = ('cudnn_benchmark', 'find_unused_parameters', 'load_from', 'resume_from')
 
 
 def load_config(path, cfg_options=None):
@@ -33,15 +39,18 @@ def load_config(path, cfg_options=None):
         mmengine.Config
 
     Raises:
-        HostError: there is no such file, or the options do not fit it.
+        HostError: there is no such file, it cannot be read, nothing reads a
+            name in it, or the options do not fit it.
     """
     if not osp.isfile(path):
         raise HostError(f'config {path} does not exist')
-    cfg = Config.fromfile(path)
-    for key in cfg_options or {}:
-        name = key.split('.')[0]
-        if name not in cfg and name not in OPTIONAL:
-            raise HostError(f'--cfg-options {key}: {path} has no {name}')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a program: any
+        raise HostError(
+            f'config {path} cannot be read: {type(error).__name__}: {error}'
+        ) from error
+    check_names(path, cfg, cfg_options)
     try:
         cfg.merge_from_dict(cfg_options or {})
     except (TypeError, KeyError) as error:
@@ -143,11 +152,7 @@ def _model(values):
     model.expect('in_channels', [3], 3)
     backbone = dict(model.take('backbone'))
     Keys('model.backbone', backbone).expect('type', ['ResNet_DNR'])
-    if len(backbone.get('out_indices', ())) != 1:
-        raise HostError(
-            'model.backbone.out_indices should name the one stage '
-            'that the head sees, such as (3, )'
-        )
+    check_output(backbone)
     spatial = Keys(
         'model.spatial_temporal_module', model.take('spatial_temporal_module')
     )
@@ -214,6 +219,9 @@ def _dataloader(
 
     training = split == 'train'
     test_mode = data.take('test_mode', not training)
+    if split == 'test':
+        check_testing(values)
+        test_mode = True  # as v1's test script sets it
     check_clips(split, values, backbone)
     num_segments = data.take('num_segments', 3)
     new_length = data.take('new_length', 1)
@@ -223,6 +231,7 @@ def _dataloader(
     )
     oversample = data.expect('oversample', [None, 'three_crop', 'ten_crop'], None)
     _check_feature_size(split, width, height, backbone, spatial_size, oversample)
+    check_scale(split, values)
     scale = data.take('img_scale', 256)
     keep_ratio = data.take('resize_keep_ratio', True)
     if isinstance(scale, int):
@@ -245,6 +254,7 @@ def _dataloader(
         ),
         dict(type='V1FrameDecode'),
         dict(type='Resize', scale=tuple(scale), keep_ratio=keep_ratio),
+        dict(type='V1FrameSize', **crop_of(values)),
     ]
     multiscale = data.take('multiscale_crop', False)
     random_crop = data.take('random_crop', False)
@@ -286,6 +296,7 @@ def _dataloader(
         pipeline=pipeline,
     )
     data.finish()
+    check_template(dataset['filename_tmpl'], split)
     for key, value in (
         ('ann_file', dataset['ann_file']),
         ('img_prefix', dataset['data_prefix']['img']),
@@ -344,6 +355,8 @@ def _optim_wrapper(v1):
     wrapper = dict(type='OptimWrapper', optimizer=optimizer)
     if 'paramwise_cfg' in optimizer:
         wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')
+    kind = getattr(torch.optim, optimizer['type'])
+    check_arguments('optimizer', kind, optimizer, given=('params',))
     config = Keys('optimizer_config', v1.get('optimizer_config') or dict())
     grad_clip = config.take('grad_clip', None)
     if grad_clip:

@@ -11,6 +11,7 @@ from checkpoint_files import read_checkpoint
 from mmengine.runner import CheckpointLoader, Runner
 
 from . import HostError
+from .options import check_arguments
 
 
 class CheckedRunner(Runner):
@@ -49,6 +50,7 @@ def build_backbone(model):
 
     arguments = dict(model['backbone'])
     del arguments['type']
+    check_arguments('model.backbone', ResNet_DNR, arguments)
     try:
         backbone = ResNet_DNR(**arguments)
     except (KeyError, TypeError, ValueError) as error:

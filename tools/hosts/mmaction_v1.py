@@ -17,8 +17,9 @@ import torch.distributed as dist
 from checkpoint_files import fill_model, read_checkpoint, reason_of
 from whole_files import replacing
 
-from . import HostError, v1_fixes
-from .checks import check_clips, check_gpus, check_out
+from . import HostError, v1_config, v1_data, v1_fixes
+from .checks import check_gpus, check_out
+from .options import DictAction  # noqa: F401
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 ROOT = os.path.abspath(os.environ['MMACTION_ROOT'])
@@ -46,7 +47,6 @@ def import_mmcv():
 
 
 mmcv = import_mmcv()
-DictAction = mmcv.DictAction
 APPLIED = v1_fixes.apply()
 
 
@@ -97,8 +97,7 @@ def run_script(name, args, options):
         args (argparse.Namespace): config, launcher, cfg_options.
         options (list[str]): What follows the config on the command line.
     """
-    if not os.path.isfile(args.config):
-        raise HostError(f'config {args.config} does not exist')
+    cfg = v1_config.load_config(args.config, args.cfg_options)
     set_launcher(args.launcher)
     if os.environ['RANK'] == '0':
         print(
@@ -113,8 +112,9 @@ def run_script(name, args, options):
     guard_files()
     script.load_checkpoint = load_filled_checkpoint
     script.collect_results = gather_results
-    merge_options(args)
-    check_config(args.config)
+    script.build_recognizer = build_recognizer(script.build_recognizer)
+    v1_config.check_config(cfg, args)
+    mmcv.Config.fromfile = staticmethod(lambda filename: cfg)
     sys.argv = [script.__file__, args.config, *options, '--launcher', 'pytorch']
     script.main()
     dist.destroy_process_group()
@@ -139,24 +139,17 @@ def add_backbone():
         importlib.import_module('resnet_dnr')
 
 
-def merge_options(args):
-    """Have v1 read the config with --cfg-options, which it does not know."""
-    if not args.cfg_options:
-        return
-    cfg = mmcv.Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
-    # v1 puts the text into its checkpoints.
-    merged = mmcv.Config(cfg.to_dict(), cfg.pretty_text, args.config)
-    mmcv.Config.fromfile = staticmethod(lambda filename: merged)
+def build_recognizer(build):
+    """v1's build_recognizer, whose errors are about the config."""
 
+    @functools.wraps(build)
+    def build_checked(model, *args, **kwargs):
+        try:
+            return build(model, *args, **kwargs)
+        except (KeyError, TypeError, ValueError) as error:
+            raise HostError(f'model: {error.args[0]}') from error
 
-def check_config(path):
-    """A clip of the data is what ResNet_DNR takes for one."""
-    cfg = mmcv.Config.fromfile(path)
-    backbone = cfg.model.backbone
-    if backbone.type == 'ResNet_DNR':
-        for split in ('train', 'val', 'test'):
-            check_clips(split, cfg.data[split], backbone)
+    return build_checked
 
 
 def set_launcher(launcher):
@@ -212,53 +205,6 @@ def set_launcher(launcher):
 
 
 # ---- faults of v1 itself
-
-
-def guard_frames():
-    """A frame that cannot be read stops the job without saying which."""
-    from mmaction.datasets import RawFramesDataset
-
-    load = RawFramesDataset._load_image
-
-    @functools.wraps(load)
-    def load_image(self, directory, image_tmpl, modality, idx):
-        try:
-            images = load(self, directory, image_tmpl, modality, idx)
-            reason = 'not an image'
-        except Exception as error:
-            images, reason = [None], error
-        if any(image is None for image in images):
-            index = ('x', idx) if modality == 'Flow' else (idx,)
-            path = os.path.join(directory, image_tmpl.format(*index))
-            raise HostError(f'cannot read frame {path}: {reason}')
-        return images
-
-    RawFramesDataset._load_image = load_image
-
-
-def guard_annotations():
-    """A malformed line of an annotation file fails later, without a name."""
-    from mmaction.datasets import RawFramesDataset
-
-    load = RawFramesDataset.load_annotations
-
-    @functools.wraps(load)
-    def load_annotations(self, ann_file):
-        records = load(self, ann_file)
-        for number, record in enumerate(records, 1):
-            try:
-                good = record.path and record.num_frames > 0 <= record.label
-            except (IndexError, ValueError):
-                good = False
-            if not good:
-                line = ' '.join(record._data)
-                raise HostError(
-                    f'{ann_file}, line {number}: {line!r} should be "path '
-                    'num_frames label", with one space between'
-                )
-        return records
-
-    RawFramesDataset.load_annotations = load_annotations
 
 
 def guard_one_video():
@@ -393,5 +339,4 @@ def gather_results(part, size, tmpdir=None):
     return [result for row in zip(*parts) for result in row][:size]
 
 
-guard_frames()
-guard_annotations()
+v1_data.guard()

@@ -372,8 +372,9 @@ FIXES = (
 )
 
 
+@functools.lru_cache(None)
 def apply():
-    """Apply what is needed here. mmaction must be on sys.path.
+    """Apply what is needed here, once. mmaction must be on sys.path.
 
     Returns:
         list[str]: Names of the fixes that were needed.

@@ -23,9 +23,13 @@ of its path and text instead, which tells what may be touched:
                       plain copy of our current file is good enough, though:
                       install leaves it as well
 The two lines are left alone in the same way where they were written by hand,
-that is, where the entry does not come first in __all__.
+that is, where the entry does not come first in __all__. The import alone will
+do: it registers the class.
 
 All changes are made or none. Folders that uninstall leaves empty are removed.
+A run that is killed leaves .resnet_dnr_install in the checkout, a list of what
+it was changing: --check names it, and the next run, of either kind, removes
+what the killed one left half done.
 The exit code is 1 after an error, and if --check finds anything to do.
 """
 
@@ -46,6 +50,8 @@ INIT = BACKBONES + '__init__.py'
 MODULES = ('resnet_dnr.py', 'resnet_dnr_fused.py', 'resnet_dnr_kernels.py')
 IMPORT = b'from .resnet_dnr import ResNet_DNR'
 ENTRY = b"    'ResNet_DNR',"
+# While files are changed: their relative paths, one a line.
+JOURNAL = '.resnet_dnr_install'
 # Stays as the first version wrote it, so that copies of then are known.
 STAMP = b'# Installed by tools/install_into_mmaction.py of ResNet-DNR: '
 
@@ -57,11 +63,12 @@ TEST = (
     '8 --out DNR_r50_kinetics_results.pkl'
 )
 NEXT = f"""
-Next, in the checkout, with a PyTorch that mmaction v1 runs on:
+Next, in the checkout, in an environment that mmaction v1 runs in, such as that
+of tools/setup/setup_mmaction_v1.sh:
   cd {{path}}
-  {TRAIN}
-  {TEST}
-or, with today's PyTorch, the same through our scripts:
+  bash {TRAIN}
+  bash {TEST}
+or the same through our scripts, which check more:
   cd {{repo}}
   MMACTION_ROOT={{path}} {TRAIN}
   MMACTION_ROOT={{path}} {TEST}"""
@@ -231,10 +238,10 @@ def registered(path):
     listed = any(
         isinstance(node, ast.Constant) and node.value == 'ResNet_DNR' for node in nodes
     )
-    if ours and (listed or not has_list):
+    if ours:  # importing the module registers the class
         return b''.join(lines)
-    if ours or listed or opening is None:
-        wanted = [] if ours else [f'the line "{IMPORT.decode()}"']
+    if listed or opening is None:
+        wanted = [f'the line "{IMPORT.decode()}"']
         if has_list and not listed:
             wanted.append("'ResNet_DNR', in the list __all__")
         raise InstallError(
@@ -298,8 +305,69 @@ def plan_uninstall(root):
         print(
             f'{init} still names resnet_dnr: those lines were not written '
             'by this script and are left alone'
+            + (
+                '; take them out by hand'
+                if root / BACKBONES / MODULES[0] in changes
+                else ''
+            )
         )
     return changes
+
+
+def beside(path, end):
+    """The name that stands in for path until all changes are ready."""
+    return path.with_name(f'.{path.name}.{end}')
+
+
+def begin_journal(root, changes):
+    """Write down, whole or not at all, what a kill might leave half done."""
+    rels = [path.relative_to(root).as_posix() for path in changes]
+    unfinished = root / f'{JOURNAL}.new'
+    unfinished.write_text('\n'.join(rels))
+    os.replace(unfinished, root / JOURNAL)
+
+
+def debris(root):
+    """Returns the journal's files of a killed run, and what these name.
+
+    Args:
+        root (Path): the checkout.
+
+    Returns:
+        tuple: files of the journal that are there, and the paths in it.
+    """
+    journal = root / JOURNAL
+    rels = journal.read_text(errors='replace').split('\n') if journal.is_file() else []
+    # A journal is a file that anybody can write.
+    paths = [
+        root / rel
+        for rel in rels
+        if rel.startswith((BACKBONES, 'configs/')) and '..' not in Path(rel).parts
+    ]
+    return [p for p in (root / f'{JOURNAL}.new', journal) if p.is_file()], paths
+
+
+def sweep(root):
+    """Remove what a run, this one or a killed one, leaves beside the files.
+
+    Args:
+        root (Path): the checkout.
+
+    Returns:
+        list[Path]: the journal's files that were there.
+    """
+    journals, paths = debris(root)
+    for path in paths:
+        for end in ('new', 'old'):
+            with contextlib.suppress(OSError):
+                beside(path, end).unlink()
+        for folder in list(path.relative_to(root).parents)[:-1]:
+            with contextlib.suppress(OSError):  # it is not empty
+                (root / folder).rmdir()
+    for path in journals:  # last: a kill before it leaves the list
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return journals
 
 
 def apply(root, changes):
@@ -312,12 +380,9 @@ def apply(root, changes):
     Raises:
         InstallError: a file could not be written; nothing is changed.
     """
-
-    def beside(path, end):
-        return path.with_name(f'.{path.name}.{end}')
-
-    begun = []
+    begun, path = [], root / JOURNAL
     try:
+        begin_journal(root, changes)
         # All that takes space on the disk comes first; then only renames.
         for path, data in changes.items():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -345,13 +410,7 @@ def apply(root, changes):
             ) from err
         raise
     finally:
-        for path in changes:
-            for end in ('new', 'old'):
-                with contextlib.suppress(OSError):
-                    beside(path, end).unlink()
-            for folder in list(path.relative_to(root).parents)[:-1]:
-                with contextlib.suppress(OSError):  # it is not empty
-                    (root / folder).rmdir()
+        sweep(root)
 
 
 def check(root):
@@ -363,6 +422,10 @@ def check(root):
         states[INIT] = 'current' if done else 'ResNet_DNR is not registered'
     except InstallError as err:
         states[INIT] = str(err)
+    for path in debris(root)[0]:
+        states[path.relative_to(root).as_posix()] = (
+            'left by a run that was killed; run again, or with --uninstall'
+        )
     wrong = {rel: s for rel, s in states.items() if s != 'current'}
     for rel, state in wrong.items():
         print(f'{root / rel}: {state}')
@@ -392,10 +455,14 @@ def main():
         if args.check:
             return check(root)
         changes = (plan_uninstall if args.uninstall else plan_install)(root)
-        apply(root, changes)
+        swept = sweep(root)
+        if changes:
+            apply(root, changes)
     except (InstallError, OSError) as err:
         print(f'error: {err}', file=sys.stderr)
         return 1
+    for path in swept:
+        print('removed what a killed run had left:', path)
     for path, data in changes.items():
         print('removed' if data is None else 'wrote', path)
     if args.uninstall:

@@ -80,7 +80,7 @@ sys.exit(not (3, 10) <= sys.version_info < (3, 14))' ||
     echo "$wanted" > "$venv/complete"
     unfinished=
 fi
-echo "$venv"
+"$venv/bin/python" tools/hosts/v1_startup.py  # v1's own scripts run, too
 
 echo '== 3/4 ResNet_DNR'
 "$venv/bin/python" tools/setup/install_into_mmaction.py "$checkout" |
@@ -108,7 +108,8 @@ tools/dist_train_recognizer.sh $config $processes --validate \
     "$PYTHON" -c 'import pickle, sys
 scores = pickle.load(open(sys.argv[1], "rb"))
 assert [s.shape for s in scores] == [(1, 4)] * 12, scores' \
-        "$trial/results.pkl" ||
+        "$trial/results.pkl" &&
+    (cd "$checkout" && "$PYTHON" tools/train_recognizer.py --help) > /dev/null ||
     fail 'the trial failed. The message above says why'
 
 cat << EOF
@@ -117,4 +118,8 @@ mmaction v1 is ready: the trial above ran on $processes process(es). To use it:
   export MMACTION_ROOT=$checkout
   ./tools/dist_train_recognizer.sh CONFIG GPUS --validate
   ./tools/dist_test_recognizer.sh CONFIG CHECKPOINT GPUS --out RESULTS.pkl
+or, without the checks of the scripts here, v1's own:
+  . $venv/bin/activate; cd $checkout
+  bash ./tools/dist_train_recognizer.sh CONFIG GPUS --validate
+  bash ./tools/dist_test_recognizer.sh CONFIG CHECKPOINT GPUS --out RESULTS.pkl
 EOF

@@ -1,0 +1,127 @@
+"""The lists of videos that a config names: one reader for both hosts.
+
+A line is a path and its numbers, with spaces or tabs between. The path may
+have spaces itself. Every fault is an error that names the file and the line.
+"""
+
+import codecs
+import io
+import os
+import re
+
+from . import HostError
+
+FORM = 'path num_frames label'
+# What a file of another encoding begins with; UTF-8's mark is taken off, too.
+MARKS = (
+    (codecs.BOM_UTF8, 'utf-8'),
+    (codecs.BOM_UTF32_LE, 'utf-32'),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, 'utf-32'),
+    (codecs.BOM_UTF16_LE, 'utf-16'),
+    (codecs.BOM_UTF16_BE, 'utf-16'),
+)
+
+
+def read_list(path, form=FORM, num_classes=None):
+    """Read a list of videos.
+
+    Args:
+        path (str): the list. UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+            Blank lines at the end do not count.
+        form (str): the names of a line's fields, the path first: 'path
+            num_frames label' for frames, 'path label' for video files.
+        num_classes (int | None): which labels must be below, None for any.
+
+    Returns:
+        list[tuple]: for each line the path (str) and its numbers (int).
+
+    Raises:
+        HostError: the list cannot be read, a line has another form, or a
+            number cannot be right; the text names the file and the line.
+    """
+    names = form.split()
+    # At most nine digits: numbers that arrays of int can hold.
+    line_form = re.compile(r'(.*?\S)' + r'[ \t]+(-?[0-9]{1,9})' * (len(names) - 1))
+    lines = [line.strip(' \t\n') for line in io.StringIO(_text(path), newline=None)]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise HostError(f'{path} lists no video')
+    videos = []
+    for number, line in enumerate(lines, 1):
+        where = f'{path}, line {number}'
+        fields = line_form.fullmatch(line)
+        if not fields:
+            raise HostError(f'{where}: {line!r} should be "{form}"')
+        video, *numbers = fields.groups()
+        numbers = list(map(int, numbers))
+        values = dict(zip(names[1:], numbers))
+        if values.get('num_frames', 1) < 1:
+            raise HostError(f'{where}: a video of {values["num_frames"]} frames')
+        label = values['label']
+        if label < 0 or (num_classes is not None and label >= num_classes):
+            classes = 'classes' if num_classes is None else f'{num_classes} classes'
+            raise HostError(
+                f'{where}: label {label} is not one of the {classes} '
+                f'(num_classes of the head, labels count from 0)'
+            )
+        videos.append((video, *numbers))
+    return videos
+
+
+def _text(path):
+    """A list's text, in whichever of the encodings it is."""
+    if not os.path.isfile(path):
+        raise HostError(
+            f'annotation file {path} does not exist (ann_file in the config)'
+        )
+    try:
+        with open(path, 'rb') as file:
+            content = file.read()
+    except OSError as error:
+        raise HostError(f'cannot read {path}: {error.strerror}') from error
+    encoding = 'utf-8'
+    for mark, name in MARKS:
+        if content.startswith(mark):
+            encoding = name
+            content = content[len(mark) :] if name == 'utf-8' else content
+            break
+    try:
+        text = content.decode(encoding)
+        fault = text.find('\0')  # UTF-16 without its mark, or no text at all
+        if fault < 0:
+            return text
+        before, what = text[:fault], 'a NUL character'
+    except UnicodeDecodeError as error:
+        before = content[: error.start].decode(encoding, 'ignore')
+        what = f'the byte 0x{content[error.start]:02x}'
+    raise HostError(
+        f'{path}, line {len(before.splitlines()) or 1}: {what} is not '
+        f'{encoding.upper()}. Save the list as UTF-8, for example by: '
+        f'iconv -f LATIN1 -t UTF-8'
+    )
+
+
+def check_template(template, split, modality='RGB'):
+    """A frame's file name depends on its number.
+
+    Args:
+        template (str): image_tmpl of the config.
+        split (str): 'train', 'val' or 'test'.
+        modality (str): of the config; of Flow, the name has the direction, x
+            or y, before the number.
+
+    Raises:
+        HostError: it cannot be filled in, or gives two frames one name.
+    """
+    frames = [(1,), (2,)]
+    wanted = "one place for a frame's number, such as 'image_{:05d}.jpg'"
+    if modality == 'Flow':
+        frames = [('x', 1), ('y', 1), ('x', 2)]
+        wanted = "places for x or y and a number, such as 'flow_{}_{:05d}.jpg'"
+    try:
+        good = len({template.format(*frame) for frame in frames}) == len(frames)
+    except (AttributeError, IndexError, KeyError, ValueError):
+        good = False
+    if not good:
+        raise HostError(f'data.{split}.image_tmpl={template!r} should have {wanted}')

@@ -1,0 +1,179 @@
+"""A config for mmaction v1's own scripts, checked before they take it.
+
+What v1 would ignore, or stumble on hours later, is an error that names the key.
+"""
+
+import importlib.util
+import os.path as osp
+
+import torch
+
+from . import HostError
+from .checks import (
+    check_clips,
+    check_fcn_testing,
+    check_output,
+    check_scale,
+    check_testing,
+    check_unused_stages,
+)
+from .lists import check_template, read_list
+from .options import check_arguments, check_names, nearest
+from .v1_data import FORMS
+
+# What v1's scripts read without asking whether it is there.
+NEEDED = dict(
+    train='model data train_cfg test_cfg optimizer optimizer_config lr_config '
+    'checkpoint_config log_config log_level workflow total_epochs work_dir '
+    'dist_params load_from resume_from',
+    test='model data test_cfg dist_params',
+)
+# The parts of a recognizer, and v1's registries of them.
+PARTS = dict(
+    backbone='BACKBONES',
+    spatial_temporal_module='SPATIAL_TEMPORAL_MODULES',
+    segmental_consensus='SEGMENTAL_CONSENSUSES',
+    cls_head='HEADS',
+)
+
+
+def load_config(path, cfg_options=None):
+    """Read a config file for v1, with --cfg-options, which v1 does not know.
+
+    Args:
+        path (str): the file.
+        cfg_options (dict | None): values to set, by dotted keys.
+
+    Returns:
+        mmcv.Config: its text, which v1 puts into checkpoints, has the options.
+
+    Raises:
+        HostError: there is no such file, it cannot be read, nothing reads a
+            name in it, or the options do not fit it.
+    """
+    import mmcv
+
+    if not osp.isfile(path):
+        raise HostError(f'config {path} does not exist')
+    try:
+        cfg = mmcv.Config.fromfile(path)
+    except Exception as error:  # a config is a program: any
+        raise HostError(
+            f'config {path} cannot be read: {type(error).__name__}: {error}'
+        ) from error
+    check_names(path, cfg, cfg_options)
+    if not cfg_options:
+        return cfg
+    try:
+        cfg.merge_from_dict(cfg_options)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise HostError(f'--cfg-options does not fit {path}: {error}') from error
+    return mmcv.Config(cfg.to_dict(), cfg.pretty_text, path)
+
+
+def check_config(cfg, args):
+    """The config is whole, and v1 honours what is in it.
+
+    Args:
+        cfg (mmcv.Config): from :func:`load_config`. data.test.oversample,
+            which v1 wants to be there, is set to its default.
+        args (argparse.Namespace): of the training or testing.
+
+    Raises:
+        HostError: a key is missing, unknown, or cannot be honoured.
+    """
+    task = 'test' if hasattr(args, 'checkpoint') else 'train'
+    for key in NEEDED[task].split():
+        if key not in cfg:
+            raise HostError(f'the config has no {key}')
+    splits = ['test'] if task == 'test' else ['train']
+    if getattr(args, 'validate', False):
+        splits.append('val')
+    known = 'videos_per_gpu workers_per_gpu train val test'.split()
+    for key in cfg.data:
+        if key not in known:
+            raise HostError(f'data.{key} is unknown; {nearest(key, known)}')
+    for key in ('videos_per_gpu', 'workers_per_gpu', *splits):
+        if key not in cfg.data:
+            raise HostError(f'data.{key} is missing')
+    _check_model(cfg.model)
+    if task == 'test':
+        cfg.data.test.setdefault('oversample', None)
+        check_testing(cfg.data.test)
+        if cfg.model.type == 'TSN2D':
+            check_fcn_testing(args)
+    else:
+        _check_optimizer(cfg.optimizer)
+    for split in splits:
+        _check_split(split, cfg.data[split], cfg.model)
+    backbone = cfg.model.backbone
+    if backbone.type == 'ResNet_DNR':
+        check_output(backbone)
+        if task == 'train':  # v1 trains one process as it does several
+            check_unused_stages(backbone, cfg.get('find_unused_parameters', False))
+
+
+def _check_model(model):
+    """The recognizer and its parts take their arguments."""
+    from mmaction.models import registry
+
+    if not model.get('backbone'):
+        raise HostError('model.backbone is missing')
+    parts = [('model', 'RECOGNIZERS', model)]
+    parts += [(f'model.{key}', name, model.get(key)) for key, name in PARTS.items()]
+    for name, kind, values in parts:
+        if not values:
+            continue
+        classes = getattr(registry, kind).module_dict
+        if values.get('type') not in classes:
+            raise HostError(
+                f'{name}.type={values.get("type")!r} is unknown; '
+                f'{nearest(str(values.get("type")), classes)}'
+            )
+        check_arguments(name, classes[values.type], values)
+
+
+def _check_optimizer(optimizer):
+    kind = getattr(torch.optim, optimizer.get('type', ''), None)
+    if kind is None:
+        raise HostError(
+            f'optimizer.type={optimizer.get("type")!r} is no optimizer of PyTorch'
+        )
+    # mmcv takes these out.
+    own = ('constructor', 'paramwise_cfg')
+    values = {key: value for key, value in optimizer.items() if key not in own}
+    check_arguments('optimizer', kind, values, given=('params',))
+
+
+def _check_split(split, data, model):
+    """A split's data set is one that v1 can use here, with clips that fit."""
+    from mmaction import datasets
+
+    kind = data.get('type')
+    usable = [name for name in FORMS if split == 'test' or 'LMDB' not in name]
+    if kind not in usable:
+        # v1 trains on img_prefix, which LMDB has not, and leaves validation
+        # of other data sets out without a word.
+        raise HostError(
+            f'data.{split}.type={kind!r} cannot be used by mmaction v1 here, '
+            f'which takes {" or ".join(usable)}'
+        )
+    check_arguments(f'data.{split}', getattr(datasets, kind), data)
+    for key in ('ann_file', 'lmdb_prefix' if 'LMDB' in kind else 'img_prefix'):
+        if not isinstance(data.get(key), str):
+            raise HostError(
+                f'data.{split}.{key} should be one path, got {data.get(key)!r}'
+            )
+    if data.get('use_decord') and importlib.util.find_spec('decord') is None:
+        raise HostError(
+            f'data.{split}.use_decord=True needs decord: pip install decord, or '
+            f'set use_decord=False to read videos with OpenCV'
+        )
+    if kind == 'RawFramesDataset' and isinstance(data.get('image_tmpl', ''), str):
+        template = data.get('image_tmpl', 'img_{}.jpg')
+        check_template(template, split, data.get('modality', 'RGB'))
+    head = model.get('cls_head') or {}
+    read_list(data.ann_file, FORMS[kind], head.get('num_classes', 101))
+    check_scale(split, data)
+    if model.backbone.type == 'ResNet_DNR':
+        check_clips(split, data, model.backbone, model.get('in_channels', 3))
