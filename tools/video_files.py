@@ -14,7 +14,6 @@ import contextlib
 import av
 import av.video.reformatter
 import cv2
-import numpy as np
 
 # Of an angle that FFmpeg gives, counterclockwise.
 ROTATIONS = {
@@ -153,8 +152,19 @@ class Video:
         """
         # Opened again: not every container can be set back to its start.
         with faults(), av.open(self._path) as file:
-            for frame in file.decode(video_stream(file)):
+            for number, frame in enumerate(file.decode(video_stream(file))):
+                self._check(frame, number)
                 yield lambda frame=frame: image_of(frame)
+
+    def _check(self, frame, number):
+        context = self._stream.codec_context
+        if frame.is_corrupt:
+            raise VideoError(f'frame {number + 1} is damaged')
+        if (frame.width, frame.height) != (context.width, context.height):
+            raise VideoError(
+                f'frame {number + 1} is {frame.width} x {frame.height}, others are '
+                f'{context.width} x {context.height}'
+            )
 
     def _read_by_stamp(self, numbers):
         """The images that are found, from the key frame before each on."""
@@ -166,6 +176,7 @@ class Video:
             self._file.seek(self._key_before(left[-1]), stream=self._stream)
             for frame in self._frames_from_here(wanted):
                 if frame.pts in wanted:
+                    self._check(frame, wanted[frame.pts])
                     images[wanted[frame.pts]] = image_of(frame)
                 while left and left[-1] <= frame.pts:
                     left.pop()

@@ -81,9 +81,7 @@ class OpenCV:
         for number in numbers:
             if number != self.video.get(cv2.CAP_PROP_POS_FRAMES):
                 self.video.set(cv2.CAP_PROP_POS_FRAMES, number)
-                for _ in range(
-                    number - round(self.video.get(cv2.CAP_PROP_POS_FRAMES))
-                ):
+                for _ in range(number - round(self.video.get(cv2.CAP_PROP_POS_FRAMES))):
                     self.video.read()
             images.append(self.video.read()[1])
         return images
@@ -184,7 +182,9 @@ def sets_of(args, folder):
         name, _, path = text.partition('=')
         found = [p for p in Path(path).rglob('*') if p.suffix[1:].lower() in ENDINGS]
         if not found:
-            raise HostError(f'--videos {text}: should be NAME=FOLDER, with videos in it')
+            raise HostError(
+                f'--videos {text}: should be NAME=FOLDER, with videos in it'
+            )
         sets[name] = sorted(found)[:: -(-len(found) // args.at_most)]
     for key_frames in (250, 12):
         path = folder / str(key_frames)
@@ -241,7 +241,10 @@ def parse_args():
         '--at-most', type=int, default=24, help='videos of a set (default: %(default)s)'
     )
     parser.add_argument(
-        '--made', type=int, default=3, help='videos that are made (default: %(default)s)'
+        '--made',
+        type=int,
+        default=3,
+        help='videos that are made (default: %(default)s)',
     )
     parser.add_argument(
         '--repeats',

@@ -13,6 +13,9 @@ import json
 import os
 from pathlib import Path
 
+from hosts.lists import read_list
+from hosts.videos import FORM
+from video_files import Video, VideoError
 from video_sets import (
     LINK,
     HostError,
@@ -22,9 +25,6 @@ from video_sets import (
     side_by_side,
     write_whole,
 )
-from hosts.lists import read_list
-from hosts.videos import FORM
-from video_files import Video, VideoError
 from whole_files import write_json
 
 
@@ -40,18 +40,14 @@ def check(path):
     result = dict(frames=0, width=0, height=0, fault=None)
     try:
         with Video(path) as video:
-            sizes = set()
             for image in video:
                 result['frames'] += 1
                 if result['frames'] == 1:
                     result['height'], result['width'] = image().shape[:2]
-                sizes.add(image.size)
             if result['frames'] < len(video):
                 raise VideoError(
                     f'only {result["frames"]} of its {len(video)} frames can be decoded'
                 )
-            if len(sizes) > 1:
-                raise VideoError('its frames are of different sizes')
     except VideoError as error:
         result['fault'] = str(error)
     return result
@@ -92,7 +88,7 @@ def check_list(path, args):
         f'{path}: {len(todo)} of {len(stamps)} to decode',
     )
     try:
-        for file, result in zip(todo, done):
+        for result, file in zip(done, todo):
             kept[file] = dict(result, stamp=stamps[file])
     finally:  # what is done is kept, whatever ends the run
         write_json(kept_path, {file: kept[file] for file in stamps if file in kept})
@@ -100,7 +96,9 @@ def check_list(path, args):
     for number, ((name, label), file) in enumerate(zip(listed, files), 1):
         fault = 'there is no such video' if file is None else kept[file]['fault']
         if not fault and kept[file]['frames'] < args.min_frames:
-            fault = f'it has {kept[file]["frames"]} of at least {args.min_frames} frames'
+            fault = (
+                f'it has {kept[file]["frames"]} of at least {args.min_frames} frames'
+            )
         if fault:
             shown = videos.folder / (file or name)
             print(f'{path}, line {number}: {shown}: {fault}')

@@ -17,6 +17,9 @@ import shutil
 from pathlib import Path
 
 import cv2
+from hosts.lists import read_list
+from hosts.videos import FORM
+from video_files import Video, VideoError
 from video_sets import (
     LINK,
     HostError,
@@ -26,9 +29,6 @@ from video_sets import (
     side_by_side,
     write_whole,
 )
-from hosts.lists import read_list
-from hosts.videos import FORM
-from video_files import Video, VideoError
 from whole_files import temporary_name, write_json
 
 TEMPLATE = 'image_{:05d}.jpg'
@@ -122,7 +122,8 @@ def extract_list(path, args):
         for f in todo
     ]
     title = f'{path}: {len(todo)} of {len(folders)} to cut'
-    faults = dict(zip(todo, side_by_side(extract, tasks, args.workers, title)))
+    done = side_by_side(extract, tasks, args.workers, title)
+    faults = {file: fault for fault, file in zip(done, todo)}
     lines = []
     for number, ((name, label), file) in enumerate(zip(listed, files), 1):
         fault = faults.get(file) if file else 'there is no such video'

@@ -155,7 +155,9 @@ def list_videos(args):
         if part and missing:
             print(f'{split}.txt has no video of {", ".join(sorted(missing))}')
     lists = {
-        f'{split}.txt': sorted((row['path'], classes.index(row['class'])) for row in part)
+        f'{split}.txt': sorted(
+            (row['path'], classes.index(row['class'])) for row in part
+        )
         for split, part in parts.items()
         if part
     }

@@ -126,20 +126,20 @@ class Videos:
         path = os.path.normpath(path)
         return path if path in self._known else self._by_stem.get(path)
 
-    def find_name(self, stem, among=None):
+    def find_name(self, name):
         """A video by its file's name without ending, in whichever folder.
 
         Args:
-            stem (str): the name.
-            among (str | None): the name of the folder that it is in, where
-                several folders have one of that name.
+            name (str): NAME, or FOLDER/NAME: one that is in a folder of that
+                name comes before others.
 
         Returns:
             str | None: the path in the folder; the first, where there are more.
         """
+        folder, stem = os.path.split(name)
         found = self._by_name.get(stem, [])
         for path in found:
-            if os.path.basename(os.path.dirname(path)) == among:
+            if os.path.basename(os.path.dirname(path)) == folder:
                 return path
         return found[0] if found else None
 
@@ -203,20 +203,21 @@ def read_text(path):
         ) from None
 
 
-def write_set(out, videos, lists, classes):
+def write_set(out, videos, lists, classes, frames=None):
     """Write a data set: lists, the names of the labels, a link to the videos.
 
-    The lists have no endings where all videos end alike, as mmaction v1 wants
-    it. A run that finds the same files changes nothing.
+    The lists of video files have no endings where all end alike, as mmaction
+    v1 wants it. A run that finds the same files changes nothing.
 
     Args:
         out (Path): its folder.
         videos (Path): the folder of its videos.
         lists (dict): name of a list to its videos, (path, label) each.
         classes (list[str]): a name a label, from 0.
+        frames (dict | None): of folders of frames, how many each has.
 
     Raises:
-        HostError: something else is in the way.
+        HostError: something else is in the way, or a name fits no list.
     """
     for names in lists.values():
         for path, _ in names:
@@ -235,11 +236,16 @@ def write_set(out, videos, lists, classes):
             )
     else:
         link.symlink_to(os.path.relpath(videos.resolve(), out.resolve()))
-    endings = {os.path.splitext(p)[1] for names in lists.values() for p, _ in names}
+    endings = {'.mp4'}
+    if not frames:
+        endings = {os.path.splitext(p)[1] for names in lists.values() for p, _ in names}
     for name, listed in lists.items():
         lines = []
         for path, label in listed:
-            path = path if len(endings) > 1 else os.path.splitext(path)[0]
+            if frames:
+                path = f'{path} {frames[path]}'
+            elif len(endings) == 1:
+                path = os.path.splitext(path)[0]
             lines.append(f'{path} {label}\n')
         write_whole(out / name, ''.join(lines))
         print(f'{out / name}: {len(lines)} videos')

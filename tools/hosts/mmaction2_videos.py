@@ -106,9 +106,9 @@ class V1VideoClip(BaseTransform):
             ) from error
         results['frame_inds'] = numbers
         results['imgs'] = [images[number - 1] for number in numbers]
-        results['original_shape'] = results['img_shape'] = images[
-            numbers[0] - 1
-        ].shape[:2]
+        results['original_shape'] = results['img_shape'] = images[numbers[0] - 1].shape[
+            :2
+        ]
         return results
 
 

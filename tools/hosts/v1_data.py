@@ -18,9 +18,7 @@ from .checks import check_frame_size
 from .lists import FORM, read_list
 
 # What a line of a list has, by the data set.
-FORMS = dict(
-    RawFramesDataset=FORM, VideoDataset=videos.FORM, LMDBFramesDataset=FORM
-)
+FORMS = dict(RawFramesDataset=FORM, VideoDataset=videos.FORM, LMDBFramesDataset=FORM)
 
 
 def guard():

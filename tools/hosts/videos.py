@@ -102,7 +102,9 @@ def check_flip_label_map(split, data, num_classes):
         return None
     where = f'data.{split}.flip_label_map'
     if not isinstance(labels, dict) or not labels:
-        raise HostError(f'{where}={labels!r} should be a dict such as {{86: 87, 87: 86}}')
+        raise HostError(
+            f'{where}={labels!r} should be a dict such as {{86: 87, 87: 86}}'
+        )
     for label, other in labels.items():
         for value in (label, other):
             if not isinstance(value, int) or not 0 <= value < num_classes:
