@@ -1,6 +1,7 @@
 """Tiny video files for tests."""
 
 import struct
+from fractions import Fraction
 
 import av
 import cv2
@@ -15,6 +16,7 @@ def make_video(
     stamps=None,
     seed=0,
     key_frames=5,
+    index_first=False,
 ):
     """Write a video of smooth noise that moves.
 
@@ -26,14 +28,14 @@ def make_video(
         stamps (list[int] | None): milliseconds of the frames; None for 25 a second.
         seed (int): of the noise.
         key_frames (int): frames from one key frame to the next.
+        index_first (bool): an MP4's index comes before its packets.
     """
-    from fractions import Fraction
-
     rng = np.random.default_rng(seed)
     base = rng.uniform(0, 255, (6, 6, 3)).astype(np.float32)
     unit = Fraction(1, 1000 if stamps else 25)
     options = dict(g=str(key_frames), threads='1')
-    with av.open(str(path), 'w') as file:
+    container = dict(movflags='faststart') if index_first else {}
+    with av.open(str(path), 'w', options=container) as file:
         stream = file.add_stream(codec, rate=25, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = 'yuv420p'

@@ -60,6 +60,8 @@ class Video:
 
     def __init__(self, path):
         self._path = str(path)
+        # One a video: a forked process that has its parent's waits for ever.
+        self._reformatter = av.video.reformatter.VideoReformatter()
         with faults():
             self._file = av.open(self._path)
         try:
@@ -154,7 +156,7 @@ class Video:
         with faults(), av.open(self._path) as file:
             for number, frame in enumerate(file.decode(video_stream(file))):
                 self._check(frame, number)
-                yield lambda frame=frame: image_of(frame)
+                yield lambda frame=frame: image_of(frame, self._reformatter)
 
     def _check(self, frame, number):
         context = self._stream.codec_context
@@ -177,7 +179,7 @@ class Video:
             for frame in self._frames_from_here(wanted):
                 if frame.pts in wanted:
                     self._check(frame, wanted[frame.pts])
-                    images[wanted[frame.pts]] = image_of(frame)
+                    images[wanted[frame.pts]] = image_of(frame, self._reformatter)
                 while left and left[-1] <= frame.pts:
                     left.pop()
                 # Nothing more, or a seek leaps over some frames.
@@ -230,16 +232,17 @@ def video_stream(file):
     return stream
 
 
-def image_of(frame):
+def image_of(frame, reformatter):
     """A decoded frame as OpenCV shows it.
 
     Args:
         frame (av.VideoFrame): of any pixel format.
+        reformatter (av.video.reformatter.VideoReformatter): of the video.
 
     Returns:
         np.ndarray: (height, width, 3) uint8, BGR.
     """
-    image = _reformatter.reformat(
+    image = reformatter.reformat(
         frame,
         format='bgr24',
         src_colorspace='ITU601',
@@ -248,6 +251,3 @@ def image_of(frame):
     ).to_ndarray()
     rotation = ROTATIONS.get(frame.rotation % 360)
     return image if rotation is None else cv2.rotate(image, rotation)
-
-
-_reformatter = av.video.reformatter.VideoReformatter()

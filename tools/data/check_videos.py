@@ -11,12 +11,12 @@ train_checked.json: the next run decodes the files that are new or changed.
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
-from hosts.lists import read_list
-from hosts.videos import FORM
-from video_files import Video, VideoError
-from video_sets import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.video_sets import (  # noqa: E402
     LINK,
     HostError,
     Videos,
@@ -25,7 +25,10 @@ from video_sets import (
     side_by_side,
     write_whole,
 )
-from whole_files import write_json
+from hosts.lists import read_list  # noqa: E402
+from hosts.videos import FORM  # noqa: E402
+from video_files import Video, VideoError  # noqa: E402
+from whole_files import write_json  # noqa: E402
 
 
 def check(path):

@@ -14,13 +14,13 @@ import argparse
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
-import cv2
-from hosts.lists import read_list
-from hosts.videos import FORM
-from video_files import Video, VideoError
-from video_sets import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import cv2  # noqa: E402
+from data.video_sets import (  # noqa: E402
     LINK,
     HostError,
     Videos,
@@ -29,7 +29,10 @@ from video_sets import (
     side_by_side,
     write_whole,
 )
-from whole_files import temporary_name, write_json
+from hosts.lists import read_list  # noqa: E402
+from hosts.videos import FORM  # noqa: E402
+from video_files import Video, VideoError  # noqa: E402
+from whole_files import temporary_name, write_json  # noqa: E402
 
 TEMPLATE = 'image_{:05d}.jpg'
 SETTINGS = 'extracted.json'  # in FRAMES: how its frames were made

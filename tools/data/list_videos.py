@@ -21,10 +21,13 @@ a scene or whatever the column --group has are in the same list. The same
 
 import argparse
 import random
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from video_sets import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.video_sets import (  # noqa: E402
     HostError,
     Videos,
     command,

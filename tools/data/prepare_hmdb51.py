@@ -11,9 +11,13 @@ in alphabetical order.
 
 import os
 import re
+import sys
+from pathlib import Path
 
-from prepared_sets import main, read_lines, write_prepared
-from video_sets import HostError, Videos
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.prepared_sets import main, read_lines, write_prepared  # noqa: E402
+from data.video_sets import HostError, Videos  # noqa: E402
 
 FILE = re.compile(r'(.+)_test_split([123])\.txt')
 

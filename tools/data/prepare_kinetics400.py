@@ -10,8 +10,13 @@ none: YOUTUBEID_000010_000020.mp4, or YOUTUBEID.mp4 as some tools name them. Lab
 are the places of the classes' names in alphabetical order, as in mmaction v1.
 """
 
-from prepared_sets import label_of, main, write_prepared
-from video_sets import HostError, Videos, read_table, read_text
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.prepared_sets import label_of, main, write_prepared  # noqa: E402
+from data.video_sets import HostError, Videos, read_table, read_text  # noqa: E402
 
 SPLITS = dict(train=('train',), val=('val', 'validate', 'validation'), test=('test',))
 COLUMNS = ['label', 'youtube_id', 'time_start', 'time_end']

@@ -11,10 +11,13 @@ file, from 0.
 
 import os
 import re
+import sys
 from pathlib import Path
 
-from prepared_sets import label_of, main, read_lines, write_prepared
-from video_sets import HostError, side_by_side
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.prepared_sets import label_of, main, read_lines, write_prepared  # noqa: E402
+from data.video_sets import HostError, side_by_side  # noqa: E402
 
 FRAME = re.compile(r'\d{5}\.jpg')
 

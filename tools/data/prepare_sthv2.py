@@ -9,9 +9,13 @@ ID.webm, or ID.mp4. Labels are those of the labels file.
 """
 
 import json
+import sys
+from pathlib import Path
 
-from prepared_sets import label_of, main, write_prepared
-from video_sets import HostError, Videos, read_text
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.prepared_sets import label_of, main, write_prepared  # noqa: E402
+from data.video_sets import HostError, Videos, read_text  # noqa: E402
 
 
 def read_json(folder, name, kind):

@@ -9,9 +9,13 @@ VIDEOS has the videos, in folders of classes or in none.
 """
 
 import os
+import sys
+from pathlib import Path
 
-from prepared_sets import label_of, main, read_lines, write_prepared
-from video_sets import HostError, Videos
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.prepared_sets import label_of, main, read_lines, write_prepared  # noqa: E402
+from data.video_sets import HostError, Videos  # noqa: E402
 
 
 def read_classes(path):

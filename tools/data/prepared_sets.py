@@ -8,8 +8,7 @@ lists, label names and a link to the videos; what is missing is counted.
 import argparse
 from pathlib import Path
 
-from rich.progress import track
-from video_sets import (
+from data.video_sets import (
     HostError,
     add_workers,
     command,
@@ -17,6 +16,7 @@ from video_sets import (
     tell_mirrored,
     write_set,
 )
+from rich.progress import track
 
 
 def read_lines(path):

@@ -9,12 +9,10 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from hosts import HostError  # noqa: E402
-from rich.progress import track  # noqa: E402
-from video_files import ENDINGS  # noqa: E402
-from whole_files import write_whole  # noqa: E402
+from hosts import HostError
+from rich.progress import track
+from video_files import ENDINGS
+from whole_files import write_whole
 
 LINK = 'videos'  # in a data set's folder, to where its videos are
 
