@@ -15,5 +15,5 @@ data = dict(
 )
 optimizer = dict(lr=0.02)
 lr_config = dict(warmup_iters=20)
-total_epochs = 30
+total_epochs = 20
 work_dir = './work_dirs/DNR_r18_own_videos_cpu'
