@@ -13,6 +13,7 @@ checks.py. The rest of mmaction2's side:
     learning_rate.py         v1's learning-rate rule
     frame_indices.py         v1's frame-index rule
     mmaction2_components.py  what else of v1's rules mmaction2 lacks
+    mmaction2_videos.py      the same for video files
     mmaction2_runner.py      mmengine's Runner, checked
 
 and of mmaction v1's:
@@ -69,4 +70,5 @@ def run(task, args):
         task(args)
     except HostError as error:
         # A data loader's worker puts its traceback before the text.
-        sys.exit(f'error: {str(error).split("HostError: ")[-1].strip()}')
+        text = str(error).split(f'{type(error).__name__}: ')[-1]
+        sys.exit(f'error: {text.strip()}')
