@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, V1_CHECKOUT
+from videos import make_video, rotate_video
 
 from resnet_dnr import ResNet_DNR
 
@@ -40,7 +41,7 @@ SMALL = [
 ]
 
 
-def run(host, folder, *command):
+def run(host, folder, *command, code=0):
     env = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='2')
     python = sys.executable
     if host == 'v1':
@@ -53,7 +54,7 @@ def run(host, folder, *command):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    assert result.returncode == 0, result.stdout[-3000:]
+    assert result.returncode == code, result.stdout[-3000:]
     return result.stdout
 
 
@@ -176,3 +177,67 @@ def test_training_step(folder, monkeypatch):
     assert not torch.equal(
         states['v1']['cls_head.fc_cls.weight'], moved['cls_head.fc_cls.weight']
     )
+
+
+OWN = ROOT / 'configs' / 'DNR_resnet18_own_videos_cpu.py'
+
+
+@pytest.fixture(scope='module')
+def videos(folder):
+    """Video files in three lists; v1 reads them with OpenCV."""
+    for name, frames, size in (
+        ('one', 1, (64, 96)),
+        ('few frames', 5, (100, 80)),
+        ('turned', 12, (96, 64)),
+        ('long ä', 60, (128, 96)),
+    ):
+        make_video(folder / f'{name}.mp4', frames, size, seed=frames)
+    rotate_video(folder / 'turned.mp4', 90)
+    (folder / 'broken.mp4').write_bytes(b'no video')
+    good = 'one 0\nfew frames 1\nturned 2\nlong ä 3\n'
+    (folder / 'videos.txt').write_text(good)
+    (folder / 'broken.txt').write_text(good + 'broken 4\n')
+    (folder / 'endings.txt').write_text('one.mp4 0\nlong ä.mp4 3\n')
+    return folder
+
+
+@pytest.mark.parametrize('name', ['videos', 'endings'])
+def test_scores_of_videos(videos, name):
+    options = [
+        'model.cls_head.num_classes=5',
+        f'data.test.ann_file={name}.txt',
+        'data.test.img_prefix=.',
+    ]
+    options += ['data.test.video_ext=None'] if name == 'endings' else []
+    scores = []
+    for host in ('v1', 'mmaction2'):
+        out = videos / f'{host}-{name}.pkl'
+        command = ROOT / 'tools/test_recognizer.py', OWN, videos / 'start.pth'
+        run(host, videos, *command, '--out', out, '--cfg-options', *options)
+        scores.append(np.concatenate(pickle.loads(out.read_bytes())))
+    assert np.abs(scores[0] - scores[1]).max() < 1e-4
+    assert np.ptp(scores[0], axis=0).max() > 0.1
+
+
+@pytest.mark.parametrize('host', ['v1', 'mmaction2'])
+@pytest.mark.parametrize('skip', [False, True])
+def test_broken_video(videos, host, skip):
+    """It ends the run, or is replaced and counted; mirrors swap labels."""
+    options = [
+        'model.cls_head.num_classes=5',
+        'data.train.ann_file=broken.txt',
+        'data.train.img_prefix=.',
+        'data.videos_per_gpu=5',
+        f'data.train.skip_broken={skip}',
+        'data.train.flip_ratio=1',
+        'total_epochs=1',
+    ]
+    command = ROOT / 'tools/train_recognizer.py', OWN, '--work_dir', videos / host
+    output = run(
+        host, videos, *command, '--cfg-options', *options, code=0 if skip else 1
+    )
+    assert re.search(r'broken.txt, line 5: .*broken', output)
+    if skip:
+        assert '1 broken videos were replaced in this epoch' in output
+    else:
+        assert output.strip().splitlines()[-1].startswith('error: ')

@@ -284,7 +284,7 @@ def test_training_images(tmp_path):
             {'data.val.num_segments': 3, 'data.val.new_length': 1},
             'is not the clip of data.val',
         ),
-        ({'data.train.type': 'VideoDataset'}, 'data.train.type'),
+        ({'data.train.type': 'SSNDataset'}, 'data.train.type'),
         ({'data.train.resize_crop': True}, 'data.train.resize_crop=True'),
         ({'data.train.div_255': True}, 'data.train.div_255'),
         ({'data.train.typo': 1}, 'data.train.typo=1 is unknown'),

@@ -24,6 +24,7 @@ The rest of mmaction2's side:
     frame_indices.py         v1's frame-index rule
     mmaction2_components.py  what else of v1's rules mmaction2 lacks
     mmaction2_hooks.py       checkpoints, kept whole and finite
+    mmaction2_videos.py      the same for video files
     mmaction2_runner.py      mmengine's Runner, checked
 
 and of mmaction v1's:
@@ -95,7 +96,8 @@ def run(task, args):
         if error.told:
             sys.exit(1)
         # A data loader's worker puts its traceback before the text.
-        sys.exit(f'error: {str(error).split("HostError: ")[-1].strip()}')
+        text = str(error).split(f'{type(error).__name__}: ')[-1]
+        sys.exit(f'error: {text.strip()}')
     except OSError as error:
         if error.errno is None:
             raise

@@ -23,9 +23,11 @@ from .learning_rate import schedulers_of
 from .lists import check_template
 from .options import check_names
 from .resuming import check_settings
+from .videos import check_flip_label_map, check_skip_broken
 
 # What the native config imports: the backbone, and v1's rules.
 IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components', 'hosts.mmaction2_hooks']
+VIDEO_IMPORTS = ['hosts.mmaction2_videos']  # where it has video files
 SPLITS = ('train', 'val', 'test')
 
 
@@ -155,6 +157,11 @@ def translate(v1, validate=False, splits=SPLITS):
             val_evaluator=dict(type='AccMetric'),
         )
     cfg.update(_runtime(v1))
+    types = {loader['dataset']['type'] for loader in loaders.values()}
+    if 'V1Videos' in types:
+        cfg['custom_imports']['imports'] = IMPORTS + VIDEO_IMPORTS
+    if loaders['train']['dataset'].get('skip_broken'):
+        cfg['custom_hooks'].append(dict(type='CountReplacedHook'))
     return Config(cfg)
 
 
@@ -207,9 +214,9 @@ def _model(values):
 def _dataloader(
     split, values, backbone, spatial_size, num_classes, videos_per_gpu, workers_per_gpu
 ):
-    """A RawFramesDataset's loader, and its normalization."""
+    """The loader of a split's data set, and its normalization."""
     data = Keys(f'data.{split}', values)
-    data.expect('type', ['RawFramesDataset'])
+    kind = data.expect('type', ['RawFramesDataset', 'VideoDataset'])
     data.expect('modality', ['RGB'], 'RGB')
     data.expect('input_format', ['NCHW'], 'NCHW')
     for key, default in (
@@ -256,17 +263,19 @@ def _dataloader(
             )
         scale = (-1, scale)
 
-    pipeline = [
-        dict(
-            type='V1SampleFrames',
-            num_segments=num_segments,
-            new_length=new_length,
-            new_step=data.take('new_step', 1),
-            random_shift=data.take('random_shift', True),
-            temporal_jitter=data.take('temporal_jitter', False),
-            test_mode=test_mode,
-        ),
-        dict(type='V1FrameDecode'),
+    rule = dict(
+        num_segments=num_segments,
+        new_length=new_length,
+        new_step=data.take('new_step', 1),
+        random_shift=data.take('random_shift', True),
+        temporal_jitter=data.take('temporal_jitter', False),
+        test_mode=test_mode,
+    )
+    if kind == 'VideoDataset':
+        pipeline = [dict(type='V1VideoClip', **rule)]
+    else:
+        pipeline = [dict(type='V1SampleFrames', **rule), dict(type='V1FrameDecode')]
+    pipeline += [
         dict(type='Resize', scale=tuple(scale), keep_ratio=keep_ratio),
         dict(type='V1FrameSize', **crop_of(values)),
     ]
@@ -292,25 +301,38 @@ def _dataloader(
         ]
     else:
         pipeline.append(dict(type='CenterCrop', crop_size=(width, height)))
+    flip_label_map = check_flip_label_map(split, values, num_classes)
+    data.take('flip_label_map', None)
     flip_ratio = data.take('flip_ratio', 0.5)
     if flip_ratio:
-        pipeline.append(dict(type='Flip', flip_ratio=flip_ratio))
+        pipeline.append(
+            dict(type='Flip', flip_ratio=flip_ratio, flip_label_map=flip_label_map)
+        )
     pipeline += [
         dict(type='FormatShape', input_format='NCHW'),
         dict(type='PackActionInputs'),
     ]
 
     dataset = dict(
-        type='V1RawFrames',
         ann_file=data.take('ann_file'),
         data_prefix=dict(img=data.take('img_prefix')),
-        filename_tmpl=data.take('image_tmpl', 'img_{}.jpg'),
         num_classes=num_classes,
         test_mode=not training,
         pipeline=pipeline,
     )
+    template = data.take('image_tmpl', 'img_{}.jpg')
+    if kind == 'VideoDataset':  # v1's takes a template, too, and does not use it
+        data.expect('use_decord', [False], False)
+        check_skip_broken(split, values)
+        dataset.update(
+            type='V1Videos',
+            video_ext=data.take('video_ext', 'mp4'),
+            skip_broken=data.take('skip_broken', False),
+        )
+    else:
+        check_template(template, split)
+        dataset.update(type='V1RawFrames', filename_tmpl=template)
     data.finish()
-    check_template(dataset['filename_tmpl'], split)
     for key, value in (
         ('ann_file', dataset['ann_file']),
         ('img_prefix', dataset['data_prefix']['img']),

@@ -156,6 +156,7 @@ def load_script(name, args):
     guard_one_video()
     guard_few_videos()
     guard_files()
+    v1_data.count_replaced()
     script.load_checkpoint = load_filled_checkpoint
     script.collect_results = gather_results
     script.build_recognizer = build_recognizer(script.build_recognizer)

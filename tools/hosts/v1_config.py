@@ -20,6 +20,7 @@ from .checks import (
 from .lists import check_template, read_list
 from .options import check_arguments, check_names, nearest
 from .v1_data import FORMS
+from .videos import check_flip_label_map, check_skip_broken, video_files
 
 # What v1's scripts read without asking whether it is there.
 NEEDED = dict(
@@ -172,8 +173,19 @@ def _check_split(split, data, model):
     if kind == 'RawFramesDataset' and isinstance(data.get('image_tmpl', ''), str):
         template = data.get('image_tmpl', 'img_{}.jpg')
         check_template(template, split, data.get('modality', 'RGB'))
-    head = model.get('cls_head') or {}
-    read_list(data.ann_file, FORMS[kind], head.get('num_classes', 101))
+    num_classes = (model.get('cls_head') or {}).get('num_classes', 101)
+    check_flip_label_map(split, data, num_classes)
+    if kind == 'VideoDataset':
+        check_skip_broken(split, data)
+        video_files(
+            data.ann_file,
+            data.img_prefix,
+            data.get('video_ext', 'mp4'),
+            num_classes,
+            data.get('skip_broken', False),
+        )
+    else:
+        read_list(data.ann_file, FORMS[kind], num_classes)
     check_scale(split, data)
     if model.backbone.type == 'ResNet_DNR':
         check_clips(split, data, model.backbone, model.get('in_channels', 3))

@@ -6,17 +6,19 @@ process that loads data; importing mmaction_v1 calls it.
 
 import copy
 import functools
+import inspect
 import os
 import sys
 
 import numpy as np
+import torch
 
-from . import HostError
+from . import HostError, videos
 from .checks import check_frame_size
 from .lists import FORM, read_list
 
 # What a line of a list has, by the data set.
-FORMS = dict(RawFramesDataset=FORM, VideoDataset='path label', LMDBFramesDataset=FORM)
+FORMS = dict(RawFramesDataset=FORM, VideoDataset=videos.FORM, LMDBFramesDataset=FORM)
 
 
 def guard():
@@ -27,9 +29,12 @@ def guard():
         cls = getattr(datasets, name)
         guard_list(cls, form)
         guard_item(cls)
+    add_flip_label_map(datasets.RawFramesDataset)
+    add_flip_label_map(datasets.VideoDataset)
     guard_frame_files(datasets.RawFramesDataset)
     guard_sizes(datasets.RawFramesDataset)
     guard_videos(datasets.VideoDataset)
+    add_video_keys(datasets.VideoDataset)
     guard_crops()
 
 
@@ -55,7 +60,9 @@ def guard_item(cls):
         try:
             return get(self, index)
         except HostError as error:
-            raise HostError(f'video {path}: {error}') from error
+            if path in str(error):
+                raise
+            raise type(error)(f'video {path}: {error}') from error
         except Exception as error:
             raise HostError(
                 f'video {path} cannot be loaded: {type(error).__name__}: {error}'
@@ -125,7 +132,7 @@ def guard_videos(cls):
     @functools.wraps(get)
     def get_frames(self, record, reader, *args):
         if record.num_frames < 1:
-            raise HostError('no frame can be read')
+            raise videos.BrokenVideo('no frame can be read')
         if self.use_decord:
             self, reader = copy.copy(self), DecordFrames(reader)
             self.use_decord = False
@@ -135,10 +142,106 @@ def guard_videos(cls):
     def load_image(self, reader, directory, modality, idx):
         images = load(self, reader, directory, modality, idx)
         if any(image is None for image in images):
-            raise HostError(f'cannot read frame {idx}')
+            raise videos.BrokenVideo(f'cannot read frame {idx}')
         return images
 
     cls._get_frames, cls._load_image = get_frames, load_image
+
+
+def add_key(cls, name, default):
+    """A data set of v1 takes a key more, and keeps it as an attribute."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def __init__(self, *args, **kwargs):
+        setattr(self, name, kwargs.pop(name, default))
+        init(self, *args, **kwargs)
+
+    signature = inspect.signature(init)
+    key = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+    __init__.__signature__ = signature.replace(
+        parameters=[*signature.parameters.values(), key]
+    )
+    cls.__init__ = __init__
+
+
+def add_flip_label_map(cls):
+    """Labels of mirrored videos, of which v1 knows nothing."""
+    get = cls.__getitem__
+
+    @functools.wraps(get)
+    def __getitem__(self, index):
+        data = get(self, index)
+        if self.flip_label_map and data['img_meta'].data['flip']:
+            label = data['gt_label'].data
+            label.fill_(self.flip_label_map.get(int(label), int(label)))
+        return data
+
+    add_key(cls, 'flip_label_map', None)
+    cls.__getitem__ = __getitem__
+
+
+def add_video_keys(cls):
+    """Lists with endings (video_ext=None), and skip_broken."""
+    get = cls.__getitem__
+
+    def load(self, index):
+        record, view = self.video_infos[index], self
+        where = f'{self.ann_file}, line {index + 1}'
+        if self.video_ext is None:  # v1 puts a dot and an ending after the path
+            view = copy.copy(self)
+            stem, dot, view.video_ext = record.path.rpartition('.')
+            if not dot:
+                raise HostError(f'{where}: {record.path} has no ending')
+            view.video_infos = {index: type(record)([stem, record.label])}
+        path = view.video_infos[index].path
+        file = os.path.join(self.img_prefix, f'{path}.{view.video_ext}')
+        if not os.path.isfile(file):
+            raise videos.BrokenVideo(f'{where}: {file} does not exist')
+        try:
+            return get(view, index)
+        except HostError as error:
+            raise type(error)(f'{where}: {error}') from error
+
+    @functools.wraps(get)
+    def __getitem__(self, index):
+        if not self.skip_broken:
+            return load(self, index)
+        return self.replacements.first_good(
+            index, functools.partial(load, self), lambda text: print(text, flush=True)
+        )
+
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def __init__(self, ann_file, *args, **kwargs):
+        self.ann_file = ann_file
+        init(self, ann_file, *args, **kwargs)
+        self.replacements = videos.Replacements(len(self), ann_file)
+
+    cls.__init__, cls.__getitem__ = __init__, __getitem__
+    add_key(cls, 'skip_broken', False)
+
+
+def count_replaced():
+    """After each epoch the log says how many videos were replaced."""
+    from mmcv.runner import EpochBasedRunner
+
+    train = EpochBasedRunner.train
+
+    @functools.wraps(train)
+    def train_and_count(self, data_loader, **kwargs):
+        train(self, data_loader, **kwargs)
+        if getattr(data_loader.dataset, 'skip_broken', False):
+            count = torch.tensor(data_loader.dataset.replacements.take_count())
+            if torch.cuda.is_available():
+                count = count.cuda()
+            torch.distributed.all_reduce(count)
+            self.logger.info(
+                f'{int(count)} broken videos were replaced in this epoch (skip_broken)'
+            )
+
+    EpochBasedRunner.train = train_and_count
 
 
 def guard_crops():
