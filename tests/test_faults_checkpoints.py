@@ -6,13 +6,10 @@ tests/hosts/test_mmaction_v1_host.py has the faults of mmaction v1's.
 """
 
 import collections
-import copy
 import functools
 import http.server
-import io
 import os
 import pickle
-import random
 import re
 import shutil
 import subprocess
@@ -24,13 +21,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import read_checkpoint, write_checkpoint
+from checkpoint_files import read_checkpoint
 from conftest import ROOT
 from hosts import HostError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from mmengine.config import Config
 from script_calls import ENV, call, make_clips
+from test_checkpoint_files import repack
 
 CONFIG = ROOT / 'configs/DNR_resnet18_arrow_demo.py'
 TOOLS = ROOT / 'tools'
@@ -74,7 +70,8 @@ def go(data, way, path, folder, *options):
     code, output = call(TOOLS / script, *arguments, *options, cwd=folder)
     files = {file for file in folder.rglob('*') if file.is_file()} - before
     left = sorted(str(file.relative_to(folder)) for file in files)
-    logs = r'work/\d{8}_\d{6}(/|\.py$)|data/'  # and what mmengine was told
+    # Logs, what mmengine was told, and a lock, which nobody holds any more.
+    logs = r'work/\d{8}_\d{6}(/|\.py$)|work/\.training\.lock$|data/'
     return code, output, [name for name in left if not re.match(logs, name)]
 
 
@@ -133,15 +130,6 @@ def compressed(path):
     torch.save(dict(state_dict=dict(x=torch.zeros(1000000))), path)
     repack(path, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 10000
-
-
-def repack(path, method=zipfile.ZIP_STORED, change=lambda name, content: content):
-    """Write a checkpoint's archive anew, with checksums that fit."""
-    with zipfile.ZipFile(path) as archive:
-        records = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(path, 'w', method) as archive:
-        for name, content in records.items():
-            archive.writestr(name, change(name, content))
 
 
 def flipped(path):
@@ -332,8 +320,8 @@ MISFITS = {
         ),
     ),
     'pretrained': (
-        (lambda s: {}, 'tensors found by name: stem 0 of'),
-        (lambda s: bits(s, 'backbone.layer4.1.'), 'layer4 has 1 blocks there, 2 here'),
+        (lambda s: {}, 'it lacks conv1.weight'),
+        (lambda s: bits(s, 'backbone.layer4.1.'), r'it lacks layer4.1.\S* \(of \d+\)'),
         (
             lambda s: dict(s, **{'backbone.conv1.weight': torch.zeros(64, 5, 7, 7)}),
             'size mismatch for conv1.weight',
@@ -378,7 +366,7 @@ def test_what_was_taken_is_said(data, trained, tmp_path, way):
     said = {
         'load_from': r'took tensors for backbone.conv1 1 of 1, .*cls_head 1 of 2. Of '
         'another shape, and left as they are: cls_head.fc_cls.weight',
-        'pretrained': 'took tensors for stem 6 of 6, layer1 ',
+        'pretrained': r'took (\d+) of \1 tensors',
     }[way]
     for text in (output, log.read_text()):
         assert re.search(f'other.pth: {said}', text), text
@@ -486,135 +474,3 @@ def test_an_address_by_way_in(data, trained, server, tmp_path, way):
     )
     assert code == 0 and left, output
     assert asked == ['/epoch_1.pth']
-
-
-# ---- any damage
-
-
-def small():
-    """A small checkpoint with all kinds of plain data."""
-    from mmengine.config import ConfigDict
-    from mmengine.logging import HistoryBuffer
-
-    class State(collections.OrderedDict):
-        pass
-
-    return dict(
-        state_dict=collections.OrderedDict(x=torch.arange(20.0), y=torch.ones(2, 2)),
-        meta=dict(
-            epoch=np.int64(3),
-            classes=np.array(['a', 'bc']),
-            mean=np.arange(6.0).reshape(2, 3).T,
-            big=np.arange(3, dtype='>i4'),
-            none=np.zeros((0, 2)),
-            flag=np.bool_(True),
-            counts=collections.Counter('aab'),
-            lists=collections.defaultdict(list, a=[1]),
-            options=ConfigDict(a=dict(b=(1, np.float32(2)))),
-        ),
-        message_hub=dict(
-            log_scalars=dict(loss=HistoryBuffer([1.0, 2.0], [1, 3])), runtime_info={}
-        ),
-    )
-
-
-def same(a, b):
-    """Whether two checkpoints hold the same, to the bit."""
-    return repr(a) == repr(b)
-
-
-@pytest.mark.parametrize('zip_format', (True, False))
-def test_plain_data_is_read(tmp_path, zip_format):
-    content = small()
-    torch.save(content, tmp_path / 'a.pth', _use_new_zipfile_serialization=zip_format)
-    read = read_checkpoint(tmp_path / 'a.pth')
-    expected = copy.deepcopy(content)
-    expected['meta']['big'] = expected['meta']['big'].astype('i4')
-    expected['meta'].update(epoch=3, flag=True, lists=dict(a=[1]))
-    expected['meta']['options'] = dict(a=dict(b=(1, 2.0)))
-    history = [torch.tensor([1.0, 2.0], dtype=torch.float64), torch.tensor([1, 3])]
-    expected['message_hub']['log_scalars']['loss'] = history
-    assert same(read, expected)
-    assert type(read['meta']['mean']) is np.ndarray
-    # It can be written, and read with torch alone but for what is NumPy's.
-    write_checkpoint(tmp_path / 'b.pth', read)
-    assert same(read_checkpoint(tmp_path / 'b.pth'), expected)
-
-
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-    """A checkpoint's file, its bytes and what is read of it."""
-    path = tmp_path_factory.mktemp('whole') / 'a.pth'
-    torch.save(small(), path)
-    return path, path.read_bytes(), read_checkpoint(path)
-
-
-many = functools.partial(
-    settings,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
-
-@many(max_examples=100)
-@given(
-    at=st.floats(0, 1, exclude_max=True),
-    kind=st.sampled_from(['flip', 'cut', 'remove', 'repeat']),
-    bit=st.integers(0, 7),
-    length=st.integers(1, 64),
-)
-def test_any_damage_is_refused_or_harmless(whole, at, kind, bit, length):
-    """A flipped bit anywhere: what is read is what was written, or nothing."""
-    path, content, expected = whole
-    at = int(at * len(content))
-    flip = bytes([content[at] ^ 1 << bit])
-    after = {
-        'flip': flip + content[at + 1 :],
-        'cut': b'',
-        'remove': content[at + length :],
-        'repeat': content[max(0, at - length) :],
-    }[kind]
-    damaged = path.with_name('damaged.pth')
-    damaged.write_bytes(content[:at] + after)
-    try:
-        read = read_checkpoint(damaged)
-    except HostError as error:
-        assert 'cannot be loaded as a checkpoint: it' in str(error)
-    else:
-        assert same(read, expected)
-
-
-@many(max_examples=100)
-@given(seed=st.integers(0, 2**32), zip_format=st.booleans())
-def test_any_pickle_is_read_or_refused(whole, seed, zip_format):
-    """Whatever a file says, with checksums that fit: no other error, no harm."""
-    path, _, _ = whole
-    rng = random.Random(seed)
-
-    def change(name, content):
-        if not name.endswith('data.pkl'):
-            return content
-        content = bytearray(content)
-        for _ in range(rng.randrange(1, 4)):
-            at, other = (rng.randrange(len(content)) for _ in range(2))
-            content[at : at + rng.randrange(9)] = rng.choice(
-                (bytes([rng.randrange(256)]), content[other : other + 12])
-            )
-        return bytes(content)
-
-    fuzzed = path.with_name('fuzzed.pth')
-    if zip_format:
-        shutil.copy(path, fuzzed)
-        repack(fuzzed, change=change)
-    else:
-        file = io.BytesIO()
-        torch.save(small(), file, _use_new_zipfile_serialization=False)
-        fuzzed.write_bytes(change('data.pkl', file.getvalue()))
-    try:
-        state = read_checkpoint(fuzzed)['state_dict']
-    except HostError as error:
-        assert '\n' not in str(error)
-    else:
-        assert all(type(value) is torch.Tensor for value in state.values())
-        repr(state)

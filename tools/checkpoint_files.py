@@ -23,7 +23,8 @@ from hosts import HostError
 from plain_data import stand_ins, to_plain
 from whole_files import write_whole
 
-from resnet_dnr import MAP_NAMES
+# Functions below import resnet_dnr: mmaction v1's own scripts, which only read
+# checkpoints through this module, have it inside mmaction.
 
 # The backbone's, which says what it took of `pretrained`. A host shows it on
 # stdout and in its log.
@@ -448,6 +449,8 @@ def to_published_names(state):
     Returns:
         dict[str, Tensor]: a new dict; tensors that do not change are shared.
     """
+    from resnet_dnr import MAP_NAMES
+
     published_state = {}
     for name, value in state.items():
         name = re.sub(r'\b(layer\d+)\.(\d+)\.', r'\1.ModuleList.\2.', name)

@@ -6,8 +6,7 @@ log histories, and dicts of other classes. Here each name that these have in a
 file gets a stand-in, which only keeps what it is given: no code of NumPy or
 mmengine sees what a file says. (numpy.dtype would take any flags from a file,
 such as that an array's numbers are addresses of objects.) NumPy's numbers
-become Python's. :func:`to_plain`
-puts the real thing in a stand-in's place.
+become Python's. :func:`to_plain` puts the real thing in a stand-in's place.
 """
 
 import argparse

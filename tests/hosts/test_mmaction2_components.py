@@ -14,7 +14,6 @@ from hosts.mmaction2_components import (
     V1RawFrames,
     V1Results,
     V1SampleFrames,
-    WholeFileBackend,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -260,17 +259,3 @@ def test_results_softmax(tmp_path, capsys):
     )
     assert 'over 1 clips with softmax' in capsys.readouterr().out
     assert pickle.loads(out.read_bytes())[0].tolist() == [[3, 1, 0]]
-
-
-def test_checkpoints_are_written_whole(tmp_path, monkeypatch):
-    path = tmp_path / 'file'
-    WholeFileBackend().put(b'old', path)
-
-    def full(descriptor):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr('os.fsync', full)
-    with pytest.raises(OSError, match='No space left'):
-        WholeFileBackend().put(b'new', path)
-    assert path.read_bytes() == b'old'
-    assert [p.name for p in tmp_path.iterdir()] == ['file']

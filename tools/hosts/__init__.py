@@ -16,6 +16,7 @@ Both raise HostError for what a user can mend. What they share is here and in
     processes.py             the processes of one launch
     resuming.py              going on with a training
     training_state.py        what is finite, and what a checkpoint notes
+    videos.py                data sets of video files
 
 The rest of mmaction2's side:
 
@@ -23,8 +24,8 @@ The rest of mmaction2's side:
     learning_rate.py         v1's learning-rate rule
     frame_indices.py         v1's frame-index rule
     mmaction2_components.py  what else of v1's rules mmaction2 lacks
-    mmaction2_hooks.py       checkpoints, kept whole and finite
     mmaction2_videos.py      the same for video files
+    mmaction2_hooks.py       checkpoints, kept whole and finite
     mmaction2_runner.py      mmengine's Runner, checked
 
 and of mmaction v1's:

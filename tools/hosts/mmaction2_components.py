@@ -1,13 +1,11 @@
 """mmaction v1's rules where mmaction2's own components differ.
 
 Registered components for mmaction2 configs: data set, frame sampling and
-decoding, batch sampler, result metric, and checkpoints that hold plain data
-and are written whole. The native configs of mmaction2_config.py name this module
-in ``custom_imports``.
+decoding, batch sampler and result metric. The native configs of
+mmaction2_config.py name this module in ``custom_imports``.
 """
 
 import inspect
-import os
 import os.path as osp
 import pickle
 import random
@@ -15,14 +13,12 @@ import random
 import mmcv
 import numpy as np
 import torch
-from checkpoint_files import read_checkpoint
 from mmaction.datasets import RawframeDataset
 from mmaction.evaluation import top_k_accuracy
 from mmaction.models import ActionDataPreprocessor
 from mmaction.registry import (
     DATA_SAMPLERS,
     DATASETS,
-    HOOKS,
     METRICS,
     MODELS,
     TRANSFORMS,
@@ -30,10 +26,6 @@ from mmaction.registry import (
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric
-from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
 from whole_files import write_whole
 
 from . import HostError
@@ -297,61 +289,3 @@ class V1Results(BaseMetric):
                 f'cannot write results to {self.out}: {failure.strerror}'
             ) from failure
         return dict(mean1=mean_class, top1=top1, top5=top5)
-
-
-@HOOKS.register_module()
-class PlainCheckpointHook(Hook):
-    """Keep checkpoints to tensors and plain data.
-
-    mmengine pickles its log histories with their methods, and NumPy scalars,
-    which ``torch.load(..., weights_only=True)`` refuses. Histories are saved
-    as tensors and restored on resuming.
-    """
-
-    def before_save_checkpoint(self, runner, checkpoint):
-        hub = checkpoint['message_hub']
-        hub['log_scalars'] = {
-            name: [torch.from_numpy(values) for values in history.data]
-            for name, history in hub['log_scalars'].items()
-        }
-        hub['runtime_info'] = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in hub['runtime_info'].items()
-        }
-
-    def after_load_checkpoint(self, runner, checkpoint):
-        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
-        for name, history in scalars.items():
-            if isinstance(history, list):
-                scalars[name] = HistoryBuffer(*(values.numpy() for values in history))
-
-
-class WholeFileBackend(LocalBackend):
-    """Local files, each written whole: a kill leaves no half checkpoint."""
-
-    def put(self, obj, filepath):
-        os.makedirs(osp.dirname(filepath) or '.', exist_ok=True)
-        write_whole(filepath, obj)
-
-
-register_backend('whole_file', WholeFileBackend, force=True)
-
-
-def load_from_checked(filename, map_location):
-    """A checkpoint for mmengine's Runner, by :func:`read_checkpoint`.
-
-    mmengine's own loaders of URLs run what is in a file, and its Runner the
-    text of a config in it.
-    """
-    return read_checkpoint(filename)
-
-
-CheckpointLoader.register_scheme(  # in place of all that mmengine has
-    [
-        *('', 'http://', 'https://', 'pavi://', 'mmcls://'),
-        *(r'(\S+\:)?s3://', r'(\S+\:)?petrel://'),
-        *('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://'),
-    ],
-    load_from_checked,
-    force=True,
-)

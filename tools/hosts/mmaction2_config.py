@@ -6,7 +6,6 @@ names it.
 """
 
 import math
-import os.path as osp
 
 from mmengine.config import Config
 
@@ -21,7 +20,7 @@ from .checks import (
 from .config_keys import Keys
 from .learning_rate import schedulers_of
 from .lists import check_template
-from .options import check_names
+from .options import read_config
 from .resuming import check_settings
 from .videos import check_flip_label_map, check_skip_broken
 
@@ -42,23 +41,9 @@ def load_config(path, cfg_options=None):
         mmengine.Config
 
     Raises:
-        HostError: there is no such file, it cannot be read, nothing reads a
-            name in it, or the options do not fit it.
+        HostError: as :func:`read_config` does.
     """
-    if not osp.isfile(path):
-        raise HostError(f'config {path} does not exist')
-    try:
-        cfg = Config.fromfile(path)
-    except Exception as error:  # a config is a program: any
-        raise HostError(
-            f'config {path} cannot be read: {type(error).__name__}: {error}'
-        ) from error
-    check_names(path, cfg, cfg_options)
-    try:
-        cfg.merge_from_dict(cfg_options or {})
-    except (TypeError, KeyError) as error:
-        raise HostError(f'--cfg-options does not fit {path}: {error}') from error
-    return cfg
+    return read_config(Config, path, cfg_options)
 
 
 def translate(v1, validate=False, splits=SPLITS):
@@ -160,7 +145,7 @@ def translate(v1, validate=False, splits=SPLITS):
     types = {loader['dataset']['type'] for loader in loaders.values()}
     if 'V1Videos' in types:
         cfg['custom_imports']['imports'] = IMPORTS + VIDEO_IMPORTS
-    if loaders['train']['dataset'].get('skip_broken'):
+    if 'train' in splits and loaders['train']['dataset'].get('skip_broken'):
         cfg['custom_hooks'].append(dict(type='CountReplacedHook'))
     return Config(cfg)
 

@@ -1,14 +1,24 @@
-"""Hooks of mmengine that keep a training's checkpoints whole and finite.
+"""What mmengine's training lacks: hooks, and how checkpoints come and go.
+
+Checkpoints are whole, finite and of plain data.
 
 The native configs of mmaction2_config.py name this module in
 ``custom_imports``.
 """
 
+import os
 import os.path as osp
 
+import numpy as np
+import torch
+from checkpoint_files import read_checkpoint
 from mmaction.registry import HOOKS
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from whole_files import write_whole
 
 from .checkpoint_folder import record_last, remove_old
 from .resuming import batch_warning, check_optimizer, describe_batch
@@ -107,6 +117,46 @@ class FaithfulTrainingHook(Hook):
         note_launch(checkpoint['meta'], batch_of(runner))
 
 
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Keep checkpoints to tensors and plain data.
+
+    mmengine pickles its log histories with their methods, and NumPy scalars,
+    which ``torch.load(..., weights_only=True)`` refuses. Histories are saved
+    as tensors and restored on resuming.
+    """
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        hub = checkpoint['message_hub']
+        hub['log_scalars'] = {
+            name: [torch.from_numpy(values) for values in history.data]
+            for name, history in hub['log_scalars'].items()
+        }
+        hub['runtime_info'] = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in hub['runtime_info'].items()
+        }
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+        for name, history in scalars.items():
+            if isinstance(history, list):
+                scalars[name] = HistoryBuffer(*(values.numpy() for values in history))
+
+
+@HOOKS.register_module()
+class CountReplacedHook(Hook):
+    """Logs after each epoch how many videos were replaced, in all processes."""
+
+    def after_train_epoch(self, runner):
+        count = runner.train_dataloader.dataset.replacements.take_count()
+        count = torch.tensor(count)
+        all_reduce(count)
+        runner.logger.info(
+            f'{int(count)} broken videos were replaced in this epoch (skip_broken)'
+        )
+
+
 def describe_last(runner):
     """Which finite checkpoint a Runner has left."""
     return last_finite(
@@ -117,3 +167,34 @@ def describe_last(runner):
 def batch_of(runner):
     """The batch of a Runner, as resuming.describe_batch has it."""
     return describe_batch(runner.world_size, runner.cfg.train_dataloader['batch_size'])
+
+
+class WholeFileBackend(LocalBackend):
+    """Local files, each written whole: a kill leaves no half checkpoint."""
+
+    def put(self, obj, filepath):
+        os.makedirs(osp.dirname(filepath) or '.', exist_ok=True)
+        write_whole(filepath, obj)
+
+
+register_backend('whole_file', WholeFileBackend, force=True)
+
+
+def load_from_checked(filename, map_location):
+    """A checkpoint for mmengine's Runner, by :func:`read_checkpoint`.
+
+    mmengine's own loaders of URLs run what is in a file, and its Runner the
+    text of a config in it.
+    """
+    return read_checkpoint(filename)
+
+
+CheckpointLoader.register_scheme(  # in place of all that mmengine has
+    [
+        *('', 'http://', 'https://', 'pavi://', 'mmcls://'),
+        *(r'(\S+\:)?s3://', r'(\S+\:)?petrel://'),
+        *('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://'),
+    ],
+    load_from_checked,
+    force=True,
+)

@@ -1,14 +1,11 @@
-"""mmaction v1's VideoDataset on mmaction2: data set, decoding and count."""
+"""mmaction v1's VideoDataset on mmaction2: data set and decoding."""
 
 import inspect
 import logging
 
-import torch
 from mmaction.datasets import BaseActionDataset
-from mmaction.registry import DATASETS, HOOKS, TRANSFORMS
+from mmaction.registry import DATASETS, TRANSFORMS
 from mmcv.transforms import BaseTransform
-from mmengine.dist import all_reduce
-from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from video_files import Video, VideoError
 
@@ -111,16 +108,3 @@ class V1VideoClip(BaseTransform):
             :2
         ]
         return results
-
-
-@HOOKS.register_module()
-class CountReplacedHook(Hook):
-    """Logs after each epoch how many videos were replaced, in all processes."""
-
-    def after_train_epoch(self, runner):
-        count = runner.train_dataloader.dataset.replacements.take_count()
-        count = torch.tensor(count)
-        all_reduce(count)
-        runner.logger.info(
-            f'{int(count)} broken videos were replaced in this epoch (skip_broken)'
-        )

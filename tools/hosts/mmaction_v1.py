@@ -1,9 +1,9 @@
 """Runs mmaction v1's own recognizer scripts, as they are, on today's stack.
 
 MMACTION_ROOT names the checkout of v1. Importing this module makes it
-importable and applies v1_fixes and two of the guards; a data loading worker,
-which imports the main script anew, gets the same. The guards, below, are for
-faults that v1 has on any stack.
+importable and applies v1_fixes and the guards of v1_data; a data loading
+worker, which imports the main script anew, gets the same. The guards below are
+for other faults that v1 has on any stack.
 """
 
 import functools
@@ -29,7 +29,7 @@ from .checks import check_gpus, check_out
 from .locks import FolderLock
 from .options import DictAction  # noqa: F401
 from .processes import interruptible
-from .resuming import begin, check_settings, choose_seed, is_done
+from .resuming import begin, choose_seed, is_done
 from .training_state import check_scores, naming_folder
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -75,7 +75,6 @@ def train(args):
     cfg = mmcv.Config.fromfile(args.config)
     work_dir = args.work_dir or cfg.work_dir
     asked = args.resume_from or cfg.get('resume_from')
-    check_settings(cfg.optimizer)
     join_group(cfg)
     lock = FolderLock(work_dir)
     options = ['--work_dir', work_dir] + (['--validate'] if args.validate else [])
@@ -156,7 +155,6 @@ def load_script(name, args):
     guard_one_video()
     guard_few_videos()
     guard_files()
-    v1_data.count_replaced()
     script.load_checkpoint = load_filled_checkpoint
     script.collect_results = gather_results
     script.build_recognizer = build_recognizer(script.build_recognizer)

@@ -1,4 +1,4 @@
-"""What mmaction v1's training lacks, as one hook of mmcv's Runner.
+"""What mmaction v1's training lacks, as hooks of mmcv's Runner.
 
 Installed before v1's script makes its Runner, by replacing three of its
 methods, as v1's script leaves no other way in.
@@ -7,6 +7,7 @@ methods, as v1's script leaves no other way in.
 import functools
 
 import mmcv
+import torch
 import torch.distributed as dist
 from mmcv.runner import EpochBasedRunner, Hook
 from whole_files import replacing
@@ -61,6 +62,19 @@ class FaithfulTrainingHook(Hook):
         )
 
 
+class CountReplacedHook(Hook):
+    """Logs after each epoch how many videos were replaced, in all processes."""
+
+    def after_train_epoch(self, runner):
+        count = torch.tensor(runner.data_loader.dataset.replacements.take_count())
+        if torch.cuda.is_available():
+            count = count.cuda()
+        dist.all_reduce(count)
+        runner.logger.info(
+            f'{int(count)} broken videos were replaced in this epoch (skip_broken)'
+        )
+
+
 def install(cfg, seed, resumed, checkpoint):
     """Have the training of v1's script keep what both hosts promise.
 
@@ -93,6 +107,8 @@ def install(cfg, seed, resumed, checkpoint):
     @functools.wraps(run)
     def run_checked(self, data_loaders, *args, **kwargs):
         self.register_hook(FaithfulTrainingHook(seed, resumed), priority='VERY_HIGH')
+        if getattr(data_loaders[0].dataset, 'skip_broken', False):
+            self.register_hook(CountReplacedHook())
         length = len(data_loaders[0])
         if resumed:
             warning = batch_warning(noted, resumed, batch, length)

@@ -112,6 +112,40 @@ def _split(text):
     return parts if any(part.strip() for part in parts) else []
 
 
+# ---- a config file
+
+
+def read_config(config, path, cfg_options=None):
+    """Read a config file in v1's schema.
+
+    Args:
+        config (type): mmengine's or mmcv's Config.
+        path (str): the file.
+        cfg_options (dict | None): values to set, by dotted keys.
+
+    Returns:
+        a config of that type.
+
+    Raises:
+        HostError: there is no such file, it cannot be read, nothing reads a
+            name in it, or the options do not fit it.
+    """
+    if not osp.isfile(path):
+        raise HostError(f'config {path} does not exist')
+    try:
+        cfg = config.fromfile(path)
+    except Exception as error:  # a config is a program: any
+        raise HostError(
+            f'config {path} cannot be read: {type(error).__name__}: {error}'
+        ) from error
+    check_names(path, cfg, cfg_options)
+    try:
+        cfg.merge_from_dict(cfg_options or {})
+    except (AttributeError, KeyError, TypeError) as error:
+        raise HostError(f'--cfg-options does not fit {path}: {error}') from error
+    return cfg
+
+
 # ---- names that nothing reads
 
 

@@ -4,9 +4,6 @@ What v1 would ignore, or stumble on hours later, is an error that names the key.
 """
 
 import importlib.util
-import os.path as osp
-
-import torch
 
 from . import HostError
 from .checks import (
@@ -18,7 +15,8 @@ from .checks import (
     check_unused_stages,
 )
 from .lists import check_template, read_list
-from .options import check_arguments, check_names, nearest
+from .options import check_arguments, nearest, read_config
+from .resuming import check_settings
 from .v1_data import FORMS
 from .videos import check_flip_label_map, check_skip_broken, video_files
 
@@ -49,27 +47,12 @@ def load_config(path, cfg_options=None):
         mmcv.Config: its text, which v1 puts into checkpoints, has the options.
 
     Raises:
-        HostError: there is no such file, it cannot be read, nothing reads a
-            name in it, or the options do not fit it.
+        HostError: as :func:`read_config` does.
     """
     import mmcv
 
-    if not osp.isfile(path):
-        raise HostError(f'config {path} does not exist')
-    try:
-        cfg = mmcv.Config.fromfile(path)
-    except Exception as error:  # a config is a program: any
-        raise HostError(
-            f'config {path} cannot be read: {type(error).__name__}: {error}'
-        ) from error
-    check_names(path, cfg, cfg_options)
-    if not cfg_options:
-        return cfg
-    try:
-        cfg.merge_from_dict(cfg_options)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise HostError(f'--cfg-options does not fit {path}: {error}') from error
-    return mmcv.Config(cfg.to_dict(), cfg.pretty_text, path)
+    cfg = read_config(mmcv.Config, path, cfg_options)
+    return mmcv.Config(cfg.to_dict(), cfg.pretty_text, path) if cfg_options else cfg
 
 
 def check_config(cfg, args):
@@ -104,7 +87,7 @@ def check_config(cfg, args):
         if cfg.model.type == 'TSN2D':
             check_fcn_testing(args)
     else:
-        _check_optimizer(cfg.optimizer)
+        check_settings(cfg.optimizer)
     for split in splits:
         _check_split(split, cfg.data[split], cfg.model)
     backbone = cfg.model.backbone
@@ -132,18 +115,6 @@ def _check_model(model):
                 f'{nearest(str(values.get("type")), classes)}'
             )
         check_arguments(name, classes[values.type], values)
-
-
-def _check_optimizer(optimizer):
-    kind = getattr(torch.optim, optimizer.get('type', ''), None)
-    if kind is None:
-        raise HostError(
-            f'optimizer.type={optimizer.get("type")!r} is no optimizer of PyTorch'
-        )
-    # mmcv takes these out.
-    own = ('constructor', 'paramwise_cfg')
-    values = {key: value for key, value in optimizer.items() if key not in own}
-    check_arguments('optimizer', kind, values, given=('params',))
 
 
 def _check_split(split, data, model):

@@ -11,7 +11,6 @@ import os
 import sys
 
 import numpy as np
-import torch
 
 from . import HostError, videos
 from .checks import check_frame_size
@@ -221,27 +220,6 @@ def add_video_keys(cls):
 
     cls.__init__, cls.__getitem__ = __init__, __getitem__
     add_key(cls, 'skip_broken', False)
-
-
-def count_replaced():
-    """After each epoch the log says how many videos were replaced."""
-    from mmcv.runner import EpochBasedRunner
-
-    train = EpochBasedRunner.train
-
-    @functools.wraps(train)
-    def train_and_count(self, data_loader, **kwargs):
-        train(self, data_loader, **kwargs)
-        if getattr(data_loader.dataset, 'skip_broken', False):
-            count = torch.tensor(data_loader.dataset.replacements.take_count())
-            if torch.cuda.is_available():
-                count = count.cuda()
-            torch.distributed.all_reduce(count)
-            self.logger.info(
-                f'{int(count)} broken videos were replaced in this epoch (skip_broken)'
-            )
-
-    EpochBasedRunner.train = train_and_count
 
 
 def guard_crops():

@@ -19,7 +19,6 @@ import warnings
 import numpy as np
 import torch
 import torch.distributed as dist
-from checkpoint_files import read_checkpoint
 
 from hosts import ignore_torch_warnings
 
@@ -231,6 +230,8 @@ def fix_weights_only():
     def read_checked(filename, *args, **kwargs):
         if '://' in filename and not filename.startswith(('http://', 'https://')):
             return read(filename, *args, **kwargs)
+        from checkpoint_files import read_checkpoint  # with the first one alone
+
         return read_checkpoint(filename)
 
     checkpoint._load_checkpoint = read_checked

@@ -57,13 +57,8 @@ def load_and_mend(load, module):
         return
     if root not in sys.path:
         sys.path.insert(1, root)
-    if 'hosts' not in sys.modules:  # without tools on sys.path
-        folder = os.path.join(TOOLS, 'hosts')
-        spec = importlib.util.spec_from_file_location(
-            'hosts', os.path.join(folder, '__init__.py')
-        )
-        sys.modules['hosts'] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules['hosts'])
+    if TOOLS not in sys.path:  # last: v1 has folders of the same names
+        sys.path.append(TOOLS)
     from hosts import v1_fixes
 
     v1_fixes.apply()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hosts import HostError, mmaction2
+from hosts.checkpoint_folder import checkpoints_in
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (0, 1, 2)
@@ -67,14 +68,9 @@ class Plan(NamedTuple):
         relay = self.result.with_name('relay.json')
         return self.result.exists() and (relay.exists() or not self.run.has_relay())
 
-    def last_checkpoint(self):
-        """The newest checkpoint and its epoch; None and 0 without one."""
-        found = {
-            int(path.stem[len('epoch_') :]): path
-            for path in self.folder.glob('epoch_*.pth')
-        }
-        epoch = max(found, default=0)
-        return found.get(epoch), epoch
+    def epochs_done(self):
+        """The epochs that are behind the run, by its checkpoints."""
+        return min(self.epochs, max(checkpoints_in(self.folder), default=0))
 
     def read_state(self):
         """What is known of the run so far: settings, and seconds a step."""

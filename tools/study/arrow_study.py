@@ -295,11 +295,7 @@ def do_runs(left, plans, args, jobs, lock, stop):
         progress.console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def epochs_done(plan):
-        return (
-            plan.epochs
-            if plan.is_done()
-            else min(plan.epochs, plan.last_checkpoint()[1])
-        )
+        return plan.epochs if plan.is_done() else plan.epochs_done()
 
     if len(left) < len(plans):
         say(f'{len(plans) - len(left)} of {len(plans)} runs are there')

@@ -97,12 +97,10 @@ def train_and_test(plan, devices, jobs, lock, stop):
     write_json(plan.folder / 'state.json', plan.read_state())
     device = devices.get()
     try:
-        checkpoint, epoch = plan.last_checkpoint()
         command = commands(plan)
-        if epoch < plan.epochs:
-            resume = ['--resume_from', checkpoint] if checkpoint else []
+        if plan.epochs_done() < plan.epochs:
             # After the config; --cfg-options takes all that follows it.
-            train = command['train'][:2] + resume + command['train'][2:]
+            train = [*command['train'][:2], '--resume', *command['train'][2:]]
             run_child(plan, 'train', train, device, jobs, lock, stop)
         if not (plan.folder / 'results.pkl').exists():
             run_child(plan, 'test', command['test'], device, jobs, lock, stop)
