@@ -4,7 +4,7 @@
 The result runs with mmaction2's own tools, with this repository and its
 tools folder on PYTHONPATH; its first lines say how. There it finds what it
 names in custom_imports: resnet_dnr, which takes resnet_dnr_fused from beside
-it, and hosts.mmaction2_components.
+it, and the modules of hosts.
 """
 
 import argparse
