@@ -142,7 +142,7 @@ def test_a_changed_rate_and_batch_take_effect(data, trained, tmp_path):
     'arguments, options, message',
     [
         ('--seed 4', '', '--seed 4 cannot take effect: {c} was trained with --seed 3'),
-        ('', 'optimizer.type=Adam optimizer.momentum=', 'cannot be made'),
+        ('', 'optimizer.type=Adam optimizer.momentum=', "momentum='' is unknown"),
         ('', 'total_epochs=2', '{c} has 4 of total_epochs=2 behind it'),
     ],
 )

@@ -381,7 +381,7 @@ def faults(tmp_path):
         (
             'train',
             '{c} --cfg-options model.backbone.num_groups=3',
-            'model.backbone: num_groups=3 must divide n_segment=8',
+            'model.backbone: with n_segment=8, num_groups must be one of (1, 2, 4, 8)',
         ),
         (
             'train',

@@ -160,7 +160,7 @@ def translate(v1, validate=False, splits=SPLITS):
     types = {loader['dataset']['type'] for loader in loaders.values()}
     if 'V1Videos' in types:
         cfg['custom_imports']['imports'] = IMPORTS + VIDEO_IMPORTS
-    if loaders['train']['dataset'].get('skip_broken'):
+    if 'train' in splits and loaders['train']['dataset'].get('skip_broken'):
         cfg['custom_hooks'].append(dict(type='CountReplacedHook'))
     return Config(cfg)
 
