@@ -5,6 +5,7 @@ The arithmetic is in test_golden.py and test_literal.py.
 
 import copy
 import shutil
+import time
 import warnings
 
 import pytest
@@ -406,12 +407,12 @@ def test_with_cp_twice_backward_and_in_evaluation():
         assert torch.equal(model(x), plain(x))
 
 
-def compiled(module, backend='aot_eager'):
+def compiled(module, backend='aot_eager', **kwargs):
     """Compiled in place and whole: with fullgraph, a graph break fails."""
     if not hasattr(module, 'compile'):
         pytest.skip('this torch has no Module.compile')
     torch._dynamo.reset()
-    module.compile(fullgraph=True, backend=backend)
+    module.compile(fullgraph=True, backend=backend, **kwargs)
     return module
 
 
@@ -510,6 +511,34 @@ def test_compile_a_norm_for_other_batches_and_autocast(device):
             torch.testing.assert_close(y, reference(x.bfloat16()))
         for name, value in norm.named_buffers():
             torch.testing.assert_close(value, reference.get_buffer(name))
+
+
+@pytest.mark.parametrize(
+    'backend, dynamic',
+    [
+        ('eager', None),
+        pytest.param('eager', True, marks=pytest.mark.full),
+        pytest.param('aot_eager', True, marks=pytest.mark.full),
+    ],
+)
+def test_compile_other_batches(backend, dynamic):
+    """A second batch size is traced with a symbolic number of clips.
+
+    Views of images in groups nested it in each layer: a layer took twice as
+    long as the one before, and the deepest networks never ended.
+    """
+    reference = build_short(18, 2, backend='plain')
+    model = compiled(copy.deepcopy(reference), backend, dynamic=dynamic)
+    seconds = []
+    for clips in (3, 2, 5):
+        x = images(4 * clips)
+        start = time.process_time()
+        y = model(x)
+        y.sum().backward()
+        seconds.append(time.process_time() - start)
+        torch.testing.assert_close(y, reference(x))
+    assert seconds[2] < seconds[0] / 2  # nothing is compiled for a third one
+    assert seconds[1] < 8 * seconds[0]
 
 
 @pytest.mark.full

@@ -14,6 +14,8 @@ first (BatchNorm is the reference; ms are medians, ratios those of the rounds):
     clips       device busy of BatchNorm, of dnr, ratio; ratio of the times
     evaluation  ms of BatchNorm, of dnr, ratio
     against     ms of BatchNorm, of dnr, of --against; the last by dnr's
+    plain       ms of BatchNorm, of plain, ratio; ratio of the peaks of memory
+    ablation    clips; what the kernels are without; ms; device busy
     root        ms of BatchNorm, of --root, of dnr; device busy of the three
     cold        seconds of BatchNorm, of --root if it is there, of dnr
     loop        clips a second, per cent of those with data on the device
@@ -120,6 +122,15 @@ def against(row):
     ]
 
 
+def plain(row):
+    return [
+        row.name(),
+        *row.milliseconds('none', 'plain'),
+        row.ratio('plain'),
+        row.ratio_of('peak_gib', 'plain'),
+    ]
+
+
 def root(row):
     names = ('none', 'root', 'dnr')
     return [row.name_all(), *row.milliseconds(*names), *row.busy(*names)]
@@ -131,6 +142,7 @@ STEPS = dict(
     clips=clips,
     evaluation=evaluation,
     against=against,
+    plain=plain,
     root=root,
 )
 
@@ -151,6 +163,16 @@ def cold(content):
         for key, text in COLD.items():
             rows.append([text.format(*row['images'][key]), *seconds(key)])
     return rows
+
+
+def ablation(content):
+    """The rows of a file of ablate_kernels.py."""
+    return [
+        [str(row.row['clips']), name, *row.milliseconds(name), *row.busy(name)]
+        for row in map(Row, content['rows'])
+        for name in row.models
+        if name != 'none'
+    ]
 
 
 def loop(content):
@@ -197,7 +219,11 @@ def of_steps(kind):
 
 
 KINDS = dict(
-    {kind: of_steps(kind) for kind in STEPS}, cold=cold, loop=loop, brief=brief
+    {kind: of_steps(kind) for kind in STEPS},
+    cold=cold,
+    ablation=ablation,
+    loop=loop,
+    brief=brief,
 )
 
 
