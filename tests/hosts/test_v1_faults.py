@@ -122,8 +122,11 @@ def test_data(work):  # noqa: F811
         "torch.Size([8, 3, 32, 32]) {'path': 'my wide', 'num_frames': 10, 'label': 2}"
     )
     assert output[6] == 'grows True red True'
-    assert output[7].startswith('HostError video broken')
-    assert output[8].startswith('HostError video missing cannot be loaded: FileNotF')
+    for line, text in (
+        (output[7], 'line 2: video broken: no frame can be read'),
+        (output[8], 'line 3: faults/missing.avi does not exist'),
+    ):
+        assert line == f'HostError faults/list.txt, {text}'
     assert 'line 1: \'red 8 1 x\' should be "path label"' in output[9]
     assert 'line 1: label -1 is not one of the classes' in output[10]
     assert output[11] == 'decord True'

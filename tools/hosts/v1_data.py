@@ -59,7 +59,7 @@ def guard_item(cls):
         try:
             return get(self, index)
         except HostError as error:
-            if path in str(error):
+            if f'{path}/' in str(error):  # it names a frame's file
                 raise
             raise type(error)(f'video {path}: {error}') from error
         except Exception as error:
