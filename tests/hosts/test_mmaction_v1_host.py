@@ -468,7 +468,7 @@ def test_resuming_honours_the_command(work, trained, tmp_path):
     assert state['meta']['iter'] == 6 * 4 and state['meta']['seed'] == 0
     for options, message in (
         ('total_epochs=9 optimizer.lr=1e30', f'is {tmp_path}/epoch_6.pth. A lower'),
-        ('total_epochs=9 optimizer.type=Adagrad', 'optimizer='),
+        ('total_epochs=9 optimizer.type=Adagrad', 'optimizer.momentum=0.9 is unknown'),
     ):
         arguments = ['--resume', '--work_dir', tmp_path, '--cfg-options']
         output = run(
@@ -804,7 +804,7 @@ WAYS = {
 }
 SAID = {
     'load_from': 'coded.pth: took tensors for backbone.conv1 1 of 1, ',
-    'pretrained': 'coded.pth: took tensors for stem 6 of 6, ',
+    'pretrained': r'coded.pth: took (\d+) of \1 tensors',
 }
 some = [
     pytest.param(way, marks=() if way in ('test', 'resume') else pytest.mark.full)
@@ -822,7 +822,7 @@ def test_text_of_a_config_is_not_run(work, coded, way):
         output = run(work, 'train', 1, 'config.py', *options)
         assert list((work / f'coded_{way}').glob('epoch_*.pth'))
     assert not (work / 'ran').exists()
-    assert SAID.get(way, '') in output
+    assert re.search(SAID.get(way, ''), output)
 
 
 @needs_v1
