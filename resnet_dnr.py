@@ -1,18 +1,18 @@
 """ResNet-DNR: a 2D ResNet with dynamic normalization and relay.
 
 Cai, Yao, Chen: "Dynamic Normalization and Relay for Video Action Recognition",
-NeurIPS 2021. The convolutions are a ResNet's. Two normalizations in each block have no
-learned scale and shift. Small LSTM-like relay cells predict both, for each clip, from
-pooled features. The state of the cross-layer cell is relayed from block to block, that
-of the cross-temporal cell from each group of frames to the next.
+NeurIPS 2021. The convolutions are a ResNet's. In each block, two normalizations learn
+no scale and shift: small LSTM-like relay cells predict both, for each clip, from the
+means of the normalization's input. A stage's cross-layer cell hands its state from
+block to block of the stage, a block's cross-temporal cell from group to group.
 
 Symbols: N clips, T frames a clip (``n_segment``), G groups of frames
 (``num_groups``), t = T / G frames a group, C channels. The network sees
 (N * T, 3, H, W) images, the T frames of a clip contiguous.
 
-Evaluation keeps running statistics for each group of frames, (G, C). The published code
-shares one (C,) pair among groups whose distributions differ, and its evaluation can be
-far below its training; ``running_stats='shared'`` does the same.
+Evaluation standardizes by running statistics of each group of frames, (G, C); scale and
+shift still depend on the clip. The published code has one (C,) pair for all groups,
+and its accuracy in evaluation can be far below; ``running_stats='shared'`` does that.
 
 The file needs torch alone, and states the method in operations that autograd knows.
 Where resnet_dnr_fused.py lies beside it, that file computes the same faster. Where
@@ -59,9 +59,9 @@ _is_compiling = getattr(_compiler, 'is_compiling', lambda: False)
 class RelayCell(nn.Module):
     """LSTM-like cell that predicts scale and shift (paper, section 3).
 
-    The gates are the sum of a map of the input and a map of the hidden state, each a
-    bottleneck Linear(C, C/4), ReLU, Linear(C/4, 4C). The hidden state h is the scale,
-    the cell state c the shift. Where an LSTM has tanh(c), h has a sigmoid.
+    Before sigmoid or tanh, gates are the sum of a map of the input and a map of the
+    hidden state, each a bottleneck Linear(C, C/4), ReLU, Linear(C/4, 4C). The hidden
+    state h is the scale, in (0, 1): an LSTM has tanh(c) for sigmoid(c). c is the shift.
 
     Args:
         channels (int): C, the size of input, hidden state and cell state; at least 4.
@@ -107,7 +107,8 @@ class DynamicNorm(nn.Module):
 
     Standardizes (N * T, C, H, W) over clips, frames and positions, for each of G
     groups of frames by itself. Applies a scale and a shift for each clip, group and
-    channel. Statistics are those of nn.BatchNorm2d. Halves are computed in float32.
+    channel. As in nn.BatchNorm2d, the running variance is unbiased, and each process
+    has its own statistics. Half-precision input is computed in float32.
 
     Args:
         channels (int): C.
@@ -118,15 +119,14 @@ class DynamicNorm(nn.Module):
             order, as published.
         backend (str): 'plain', the operations here; 'aten', a hand-written backward
             pass, or 'triton', kernels on CUDA, both of resnet_dnr_fused.py; 'auto', the
-            last of these that can. The environment variable RESNET_DNR_BACKEND takes
-            its place. Default: 'auto'.
+            fastest that can. The environment variable RESNET_DNR_BACKEND overrides it.
 
     Raises:
         ValueError, RuntimeError: an unknown backend; one that is not there.
     """
 
     eps = 1e-5  # added to the variance
-    momentum = 0.1  # weight of the newest statistics in the running ones
+    momentum = 0.1  # weight of the newest statistics in each update of running ones
     relu = False  # apply ReLU to the output
 
     def __init__(
@@ -189,7 +189,7 @@ class DynamicNorm(nn.Module):
         mean, var = self.running_mean, self.running_var  # (G, C) or (C,)
         if self.training:
             mean = pooled.mean(0)  # (G, C): every clip has as many values
-        # Autograd keeps `centered` and the output, as much as BatchNorm and ReLU do.
+        # Autograd keeps `centered` and, with ReLU, the output: as much as BatchNorm's.
         centered = frames - self._of_frames(mean, frames)
         if self.training:
             var = self._mean_of_groups(centered.square()).mean(0)  # (G, C)
@@ -207,7 +207,7 @@ class DynamicNorm(nn.Module):
         return means.view(-1, self.num_groups, t, self.channels).mean(2)
 
     def _of_frames(self, values, frames):
-        """What (N, G, C), (G, C) or (C,) say of each frame: (N * T, C, 1, 1)."""
+        """(N, G, C), (G, C) or (C,), repeated for each frame: (N * T, C, 1, 1)."""
         T, G, C = self.n_segment, self.num_groups, self.channels
         values = values.expand(*values.shape[:-2], G, C).unsqueeze(-2).to(frames.dtype)
         return values.expand(frames.size(0) // T, G, T // G, C).reshape(-1, C, 1, 1)
@@ -219,13 +219,13 @@ class DynamicNorm(nn.Module):
         unbiased = var * (count / (count - 1))
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             new = new.to(running.dtype)
-            # Shared ones, (C,), are moved by one group after the other.
+            # Shared ones, (C,), move G times, by one group after the other.
             for value in new if running.dim() == 1 else (new,):
                 running.lerp_(value, self.momentum)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        """Repeat shared running statistics, (C,), for each group, which evaluates
-        alike; average those of groups, (G, C), where shared ones are wanted."""
+        """Repeat shared running statistics, (C,), for each group: it evaluates the
+        same. Average those of groups, (G, C), to shared ones: an approximation."""
         for name in ('running_mean', 'running_var'):
             value, wanted = state_dict.get(prefix + name), getattr(self, name)
             dims = None if value is None else (value.dim(), wanted.dim())
@@ -249,7 +249,7 @@ class CrossTemporalNorm(DynamicNorm):
 
 
 class CrossLayerNorm(DynamicNorm):
-    """Cross-layer DNR: a stage's cell runs over its blocks; T frames are one group."""
+    """Cross-layer DNR: a stage's cell takes a step a block. T frames are one group."""
 
     def __init__(self, channels: int, n_segment: int, **kwargs) -> None:
         super().__init__(channels, n_segment, 1, 'shared', **kwargs)
@@ -296,7 +296,7 @@ class Block(nn.Module):
             self.bn2 = norm2(planes)
             self.conv3 = _conv(planes, outplanes, 1)
             self.bn3 = nn.BatchNorm2d(outplanes)
-        # A dynamic normalization that a ReLU follows applies it in the same pass.
+        # A dynamic normalization before a ReLU applies the ReLU itself.
         self.bn1.relu = isinstance(self.bn1, DynamicNorm)
         self.bn2.relu = isinstance(self.bn2, DynamicNorm) and self.expansion > 1
         self.relu = nn.ReLU(inplace=True)
@@ -311,7 +311,7 @@ class Block(nn.Module):
         self, x: Tensor, relay: RelayCell | None = None, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """(N * T, inplanes, H, W) to (N * T, expansion * planes, H', W'), and the state
-        of the stage's cross-layer cell `relay` to the next; None: bn1 has no relay."""
+        of the stage's cross-layer cell `relay`, which is None where bn1 has none."""
         if not (self.with_cp and torch.is_grad_enabled()):
             return self._forward(x, relay, state)
         # A compiled graph updates buffers once in any case.
@@ -373,7 +373,7 @@ class Stage(nn.Module):
         """(N * T, C_in, H, W) to (N * T, C_out, H', W')."""
         relay, state = self.relay, None
         if relay is not None and fused is not None:
-            relay = fused.share(relay, x)
+            relay = fused.share(relay, x)  # the same cell, its weights joined once
         for name in self.block_names:
             x, state = getattr(self, name)(x, relay, state)
         return x
@@ -388,15 +388,15 @@ class ResNet_DNR(nn.Module):
 
     Args:
         depth (int): 18, 34, 50, 101 or 152.
-        pretrained (str | None): path or http(s) URL that :meth:`init_weights` loads.
+        pretrained (str | None): path or http(s) URL; :meth:`init_weights` loads it.
         num_stages (int): 1 to 4.
         strides, dilations (Sequence[int]): of each stage.
         out_indices (Sequence[int]): the stages whose output is returned.
         style (str): 'pytorch' or 'caffe', see :class:`Block`.
         frozen_stages (int): how many stages are frozen, and the stem; -1: nothing.
-        bn_eval (bool): keep all normalizations in evaluation mode.
+        bn_eval (bool): standardize by running statistics in training too.
         bn_frozen (bool): with bn_eval, freeze their parameters too.
-        partial_bn (bool): as in mmaction v1, freeze what ``frozen_stages`` freezes.
+        partial_bn (bool): as in mmaction v1; ``frozen_stages`` freezes as much.
         with_cp (bool): recompute each block in the backward pass.
         n_segment (int): T, frames a clip.
         num_groups (int): G, groups of frames, a divisor of T.
@@ -491,7 +491,7 @@ class ResNet_DNR(nn.Module):
             self.res_layers.append(f'layer{s + 1}')
             self.add_module(self.res_layers[-1], Stage(blocks, relay))
         self.feat_dim = inplanes
-        # Before an optimizer or DistributedDataParallel collects parameters.
+        # Freeze now, before an optimizer or DistributedDataParallel is made.
         self.train(self.training)
 
     @property
@@ -500,7 +500,7 @@ class ResNet_DNR(nn.Module):
         return self._n_segment
 
     def init_weights(self) -> None:
-        """Initialize at random, and load ``pretrained``. Both hosts call this.
+        """Initialize all but relay cells, then load ``pretrained``. Hosts call this.
 
         Convolutions get Kaiming's normal distribution (fan out). Relay cells keep
         nn.Linear's own initialization. Raises what :func:`load_pretrained` does.
@@ -582,8 +582,8 @@ def load_pretrained(
 ) -> None:
     """Load an ImageNet ResNet, a ResNet_DNR, or a recognizer with one.
 
-    Heads are left out. Of replaced BatchNorms, the running statistics are taken. Relay
-    cells that the checkpoint lacks stay as they are.
+    Heads are left out. Of a BatchNorm that is dynamic here, the running statistics are
+    taken, and weight and bias dropped. Relay cells that it lacks stay as they are.
 
     Args:
         backbone (ResNet_DNR): loaded in place.
@@ -691,7 +691,7 @@ def _register():
             modules, register = registry.MODELS, registry.MODELS.register_module()
         else:
             modules, register = registry.BACKBONES, registry.BACKBONES.register_module
-        # Beside a host that has the file inside as well, the first one counts.
+        # A host that has the file inside as well keeps the one registered first.
         if 'ResNet_DNR' not in modules.module_dict:
             register(ResNet_DNR)
         return
