@@ -97,7 +97,7 @@ def test_faults_of_another_checkout(tmp_path):
     for text, message in (
         (None, f'--root: there is no {tmp_path}/resnet_dnr.py'),
         ('import nothing', 'cannot be imported (ModuleNotFoundError: No module'),
-        ('ResNet_DNR = 1', 'has no torch.nn.Module named ResNet_DNR'),
+        ('ResNet_DNR = None', 'has no torch.nn.Module named ResNet_DNR'),
     ):
         if text:
             (tmp_path / 'resnet_dnr.py').write_text(text)
