@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import OrderedDict
 
 import pytest
 import torch
 from conftest import ROOT
+from mmengine.utils import ManagerMixin
 
 # The tests of scripts are of a CPU, and of mmaction2.
 ENV = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
@@ -64,6 +66,13 @@ def state_as_before():
         torch.set_num_threads(kept[3])
 
 
+def managers(kind=ManagerMixin):
+    """mmengine's classes whose instances a process keeps by the run's name."""
+    for manager in kind.__subclasses__():
+        yield manager
+        yield from managers(manager)
+
+
 def call(script, *arguments, cwd):
     """A script's command line in this process: saves seconds of imports.
 
@@ -78,6 +87,10 @@ def call(script, *arguments, cwd):
         stack.enter_context(contextlib.redirect_stderr(output))
         patch.chdir(cwd)
         patch.setattr(sys, 'argv', [str(script), *map(str, arguments)])
+        # mmengine names a run by its second, so that the second run of one
+        # second would get the first one's logger and picture folder.
+        for manager in managers():
+            patch.setattr(manager, '_instance_dict', OrderedDict())
         try:
             runpy.run_path(str(script), run_name='__main__')
             code = 0
