@@ -185,7 +185,8 @@ class DynamicNorm(nn.Module):
         # Images keep their shape: torch.compile reasons about each view of them.
         frames = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         pooled = self._mean_of_groups(frames)  # (N, G, C)
-        scale, shift, state = relay(pooled.to(relay.input_map[0].weight.dtype), state)
+        run = fused.as_operator(relay) if fused else relay
+        scale, shift, state = run(pooled.to(relay.input_map[0].weight.dtype), state)
         mean, var = self.running_mean, self.running_var  # (G, C) or (C,)
         if self.training:
             mean = pooled.mean(0)  # (G, C): every clip has as many values
@@ -633,8 +634,7 @@ def _read_state_dict(source):
         raise ValueError(
             f'{source} cannot be read as a checkpoint of tensors and plain data alone'
         ) from None
-    if isinstance(loaded, dict):
-        loaded = loaded.get('state_dict', loaded)
+    loaded = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else None
     if not isinstance(loaded, dict):
         raise ValueError(f'{source} holds no state dict')
     return loaded

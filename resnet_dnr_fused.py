@@ -19,10 +19,11 @@ import importlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 try:
     import triton
@@ -165,6 +166,22 @@ class SharedCell:
 def share(relay: nn.Module, x: Tensor) -> nn.Module | SharedCell:
     """A cell as layers on x should take it, for one forward pass of its stage."""
     return SharedCell(relay) if x.is_cuda and not _is_compiling() else relay
+
+
+def as_operator(relay: nn.Module) -> Callable:
+    """A cell as torch.compile should take it: one operator, where that can be.
+
+    A compiler that looks into the cell's steps takes minutes for a network whose batch
+    is symbolic, most of them for these few small tensors.
+    """
+    if _relay is None or not _is_compiling() or _is_exporting():
+        return relay
+
+    def run(x, state=None):
+        state = x.new_zeros(2, x.size(0), x.size(2)) if state is None else state
+        return _relay(x, state, *_weights_of(relay))
+
+    return run
 
 
 def normalize(backend, norm, x, relay, state):
@@ -720,4 +737,56 @@ def _define_operator():
     return forward
 
 
+def _relay_steps(x, state, w1, b1, w2, b2, w3, b3, w4, b4):
+    """What ``RelayCell.forward`` computes, of its weights (see _weights_of)."""
+    h, c = state
+    scales, shifts = [], []
+    for from_input in linear(linear(x, w1, b1).relu(), w2, b2).unbind(1):
+        gates = from_input + linear(linear(h, w3, b3).relu(), w4, b4)
+        i, f, g, o = gates.chunk(4, dim=1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.sigmoid(c)
+        scales.append(h)
+        shifts.append(c)
+    return torch.stack(scales, 1), torch.stack(shifts, 1), torch.stack((h, c))
+
+
+def _define_relay():
+    """A relay cell's steps as an operator, of x (N, S, C), state (2, N, C) and the
+    eight weights. It is None where torch is older than 2.4."""
+    if not hasattr(torch.library, 'custom_op'):
+        return None
+
+    def backward(grad_scales, grad_shifts, grad_state, *inputs):
+        """Autograd's, of the steps taken again: they are few and small."""
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            _, derive = torch.func.vjp(_relay_steps, *inputs)
+            return derive((grad_scales, grad_shifts, grad_state))
+
+    names = ['x', 'state', *(f'{kind}{i}' for i in range(1, 5) for kind in 'wb')]
+    inputs = ', '.join(f'Tensor {name}' for name in names)
+    grads = 'Tensor grad_scales, Tensor grad_shifts, Tensor grad_state'
+
+    def define(name, function, inputs, like):
+        operator = torch.library.custom_op(
+            f'{__name__.replace(".", "_")}::{name}',  # a second copy has its own
+            function,
+            mutates_args=(),
+            schema=f'({inputs}) -> ({", ".join(["Tensor"] * len(like(range(13))))})',
+        )
+        operator.register_fake(lambda *args: tuple(map(torch.empty_like, like(args))))
+        return operator
+
+    forward = define('relay', _relay_steps, inputs, lambda args: (*args[:1], *args[:2]))
+    backward = define(
+        'relay_backward', backward, f'{grads}, {inputs}', lambda args: args[3:]
+    )
+    forward.register_autograd(
+        lambda ctx, *grads: backward(*grads, *ctx.saved_tensors),
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
+    return forward
+
+
 _operator = _define_operator()
+_relay = _define_relay()

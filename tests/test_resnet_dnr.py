@@ -513,12 +513,25 @@ def test_compile_a_norm_for_other_batches_and_autocast(device):
             torch.testing.assert_close(value, reference.get_buffer(name))
 
 
+needs_compiler = pytest.mark.skipif(
+    shutil.which('g++') is None, reason='no g++, which inductor needs on a CPU'
+)
+
+
 @pytest.mark.parametrize(
     'backend, dynamic',
     [
         ('eager', None),
-        pytest.param('eager', True, marks=pytest.mark.full),
-        pytest.param('aot_eager', True, marks=pytest.mark.full),
+        *(
+            pytest.param(backend, dynamic, marks=marks)
+            for backend, marks in (
+                ('eager', [pytest.mark.full]),
+                ('aot_eager', [pytest.mark.full]),
+                ('inductor', [pytest.mark.full, needs_compiler]),
+            )
+            for dynamic in (None, True, False)
+            if (backend, dynamic) != ('eager', None)
+        ),
     ],
 )
 def test_compile_other_batches(backend, dynamic):
@@ -527,7 +540,8 @@ def test_compile_other_batches(backend, dynamic):
     Views of images in groups nested it in each layer: a layer took twice as
     long as the one before, and the deepest networks never ended.
     """
-    reference = build_short(18, 2, backend='plain')
+    stages = 1 if backend == 'inductor' else 2  # it compiles C++ for minutes
+    reference = build_short(18, stages, backend='plain')
     model = compiled(copy.deepcopy(reference), backend, dynamic=dynamic)
     seconds = []
     for clips in (5, 4, 6):  # torch convolves fewer than 16 images in another way
@@ -537,14 +551,13 @@ def test_compile_other_batches(backend, dynamic):
         y.sum().backward()
         seconds.append(time.process_time() - start)
         torch.testing.assert_close(y, reference(x))
-    assert seconds[2] < seconds[0] / 2  # nothing is compiled for a third one
+    if dynamic is not False and backend != 'inductor':  # it compiles BatchNorm's again
+        assert seconds[2] < seconds[0] / 2  # nothing is compiled for a third one
     assert seconds[1] < 8 * seconds[0]
 
 
 @pytest.mark.full
-@pytest.mark.skipif(
-    shutil.which('g++') is None, reason='no g++, which inductor needs on a CPU'
-)
+@needs_compiler
 def test_compile_with_inductor():
     norm = CrossTemporalNorm(8, 4, 2, 'grouped').double().eval()
     x = torch.randn(8, 8, 4, 4, dtype=torch.float64)

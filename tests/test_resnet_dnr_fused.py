@@ -1119,6 +1119,23 @@ class ThreeLayers(nn.Module):
         return x
 
 
+@pytest.mark.skipif(fused._relay is None, reason='torch is older than 2.4')
+def test_the_relay_that_compilers_see():
+    """A cell's steps as one operator: what it takes, gives and derives."""
+    cell = RelayCell(8).double()
+    x = torch.randn(3, 4, 8).double().requires_grad_()
+    state = torch.rand(2, 3, 8).double().requires_grad_()
+    inputs = x, state, *cell.parameters()
+    outputs = cell(x, state)
+    upstream = [torch.randn_like(output) for output in outputs]
+    expected = torch.autograd.grad(outputs, inputs, upstream)
+    got = fused._relay(*inputs)
+    torch.testing.assert_close(got, outputs)
+    gradients = torch.autograd.grad(got, inputs, upstream)
+    torch.testing.assert_close(gradients, expected)
+    torch.library.opcheck(fused._relay, inputs)
+
+
 @on_triton
 @pytest.mark.parametrize(
     'channels, compiler',
