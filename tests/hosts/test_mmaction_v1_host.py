@@ -527,7 +527,7 @@ def test_results_with_one_and_two_processes(work, trained):
         for epoch in (1, 3)
     }
     outputs = {
-        epoch: process.communicate(timeout=300)[0]
+        epoch: process.communicate(timeout=600)[0]
         for epoch, process in processes.items()
     }
     for epoch, process in processes.items():
