@@ -327,6 +327,8 @@ def test_a_folder_has_one_training(tmp_path):
     read_until(holder, 'locked')
     error = refusal(tmp_path)
     assert f'another training runs in {tmp_path}: process {holder.pid} on ' in error
+    (tmp_path / '.training.lock').write_bytes(b'\xff\xfe')  # held, and damaged
+    assert 'its lock file does not say which process' in refusal(tmp_path)
     assert socket.gethostname() in error
     holder.kill()
     holder.wait()

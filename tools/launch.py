@@ -251,7 +251,7 @@ def read_meeting(run_id, refused):
         machines,
         os.environ['MASTER_ADDR'],
         number('PORT', 29500, 1, 65535),
-        number('WAIT_SECONDS', 600, 1),
+        number('WAIT_SECONDS', 600, 1, 10**7),  # PyTorch counts milliseconds
         run_id,
         refused,
     )

@@ -134,6 +134,7 @@ def test_data(work):  # noqa: F811
 
 CONFIGS = """
 import argparse
+import mmcv
 from hosts import HostError, v1_config
 host.add_backbone()
 
@@ -177,6 +178,10 @@ for task, options in (
     check(task, options)
 check('train', {'data.val.type': 'LMDBFramesDataset'}, validate=True)
 check('test', {}, fcn_testing=True)
+# mmcv puts a text as it is between quotes in what a checkpoint has of a config.
+for value in ("it's", "a'+__import__('os').system('x')+'b", 'a\\nb', '{c'):
+    cfg = v1_config.load_config('config.py', dict(work_dir=value))
+    assert cfg.work_dir == mmcv.Config.fromstring(cfg.text, '.py').work_dir == value
 """
 
 

@@ -10,6 +10,7 @@ Both raise HostError for what a user can mend. What they share is here and in
 
     checks.py                what is checked before hours of work
     lists.py                 the reader of lists of videos
+    config_values.py         what the values of a config can be
     options.py               --cfg-options, and names that nothing reads
     checkpoint_folder.py     which checkpoint is the newest, and which ones go
     locks.py                 one training a work_dir

@@ -52,7 +52,12 @@ def load_config(path, cfg_options=None):
     import mmcv
 
     cfg = read_config(mmcv.Config, path, cfg_options)
-    return mmcv.Config(cfg.to_dict(), cfg.pretty_text, path) if cfg_options else cfg
+    if not cfg_options:
+        return cfg
+    values = cfg.to_dict()
+    # Not mmcv's pretty_text, which cannot write a text with a quote in it.
+    text = ''.join(f'{name} = {value!r}\n' for name, value in values.items())
+    return mmcv.Config(values, text, path)
 
 
 def check_config(cfg, args):
