@@ -4,9 +4,11 @@ import argparse
 import json
 
 import pytest
+import torch
 from conftest import ROOT
 from hosts import HostError
 from hosts.checks import (
+    check_backend,
     check_clips,
     check_scale,
     check_testing,
@@ -310,6 +312,18 @@ def test_images_of_a_clip(modality, new_length, in_channels, num_segments, right
             check_clips('train', data, dict(n_segment=wrong), in_channels)
     with pytest.raises(HostError, match='no whole images of model.in_channels=7'):
         check_clips('train', data, dict(n_segment=right), 7)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU has these kernels')
+def test_a_backend_that_cannot_run_here(monkeypatch):
+    monkeypatch.delenv('RESNET_DNR_BACKEND', raising=False)
+    for fits in {}, dict(backend='aten'), dict(backend='auto'):
+        check_backend(fits)
+    with pytest.raises(HostError, match="backend='triton' .* cannot be used: "):
+        check_backend(dict(backend='triton'))
+    monkeypatch.setenv('RESNET_DNR_BACKEND', 'triton')
+    with pytest.raises(HostError, match='cannot be used'):
+        check_backend(dict(backend='plain'))
 
 
 def test_unused_stages():

@@ -213,7 +213,7 @@ def build_recognizer(build):
     def build_checked(model, *args, **kwargs):
         try:
             return build(model, *args, **kwargs)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise HostError(f'model: {error.args[0]}') from error
 
     return build_checked

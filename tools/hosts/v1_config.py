@@ -7,6 +7,7 @@ import importlib.util
 
 from . import HostError
 from .checks import (
+    check_backend,
     check_clips,
     check_fcn_testing,
     check_output,
@@ -98,6 +99,7 @@ def check_config(cfg, args):
     backbone = cfg.model.backbone
     if backbone.type == 'ResNet_DNR':
         check_output(backbone)
+        check_backend(backbone)
         if task == 'train':  # v1 trains one process as it does several
             check_unused_stages(backbone, cfg.get('find_unused_parameters', False))
 
