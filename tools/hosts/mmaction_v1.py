@@ -359,6 +359,7 @@ def guard_loading(resume_from, checkpoint):
         model = getattr(self.model, 'module', self.model)
         if filename == resume_from:
             checkpoint = given.pop()
+            checkpoint['meta'].pop('hook_msgs', None)  # which mmcv would mix in
             fill_model(model, checkpoint['state_dict'], filename)
         else:
             checkpoint = read_checkpoint(filename)
