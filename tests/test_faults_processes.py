@@ -20,7 +20,7 @@ import launch
 import pytest
 import torch
 from conftest import ROOT
-from hosts import HostError
+from hosts import HostError, run
 from hosts.locks import FolderLock
 from hosts.processes import describe_os_error, is_lost_peer
 from script_calls import ENV, make_clips
@@ -512,6 +512,30 @@ def test_a_full_disk(data, tmp_path):
         assert refusal(tmp_path) == f'cannot write in {tmp_path}: Read-only file system'
     finally:
         subprocess.run(['umount', tmp_path], check=True)
+
+
+@pytest.mark.parametrize('made_of_it', [SyntaxError, HostError, None])
+def test_ctrl_c_in_a_library_that_catches_it(made_of_it):
+    """As mmengine does where it formats a config for a checkpoint."""
+
+    def task(args):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except BaseException as error:
+            if made_of_it:
+                raise made_of_it('failed to format') from error
+            raise
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(task, None)
+        assert ended.value.code == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.full

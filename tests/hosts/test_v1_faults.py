@@ -172,6 +172,12 @@ for task, options in (
     ('train', {'model.backbone.out_indices': (2, 3)}),
     ('train', {'optimizer.lrr': 3}),
     ('train', {'common.img_scale': 3}),
+    ('train', {'lr_config.policy': 'cosin'}),
+    ('train', {'lr_config.warmup': 'linar'}),
+    ('train', {'lr_config.warmup_itrs': 3}),
+    ('train', {'checkpoint_config.max_keep': 3}),
+    ('train', {'log_config.hooks': [dict(type='TextLogHook')]}),
+    ('train', {'optimizer_config.grad_clp': None}),
     ('test', {'data.test.flip_ratio': 0.5}),
     ('test', {'model.backbone.out_indices': (2,)}),
 ):
@@ -210,6 +216,12 @@ def test_configs(work):  # noqa: F811
             'should name the one stage',
             'optimizer.lrr=3 is unknown: SGD has no such argument; did you mean lr?',
             'common is a variable of config.py that only helps to write it',
+            "lr_config.policy='cosin' is unknown; did you mean Cosine",
+            'lr_config: CosineLrUpdaterHook: "linar" is not a supported',
+            "unexpected keyword argument 'warmup_itrs'",
+            'checkpoint_config: CheckpointHook: CheckpointHook.__init__() got an unex',
+            "log_config.hooks: 'TextLogHook is not in the hook registry'",
+            'optimizer_config.grad_clp=None is unknown',
             'data.test.flip_ratio=0.5 makes every test different',
             'accepted',
             "data.val.type='LMDBFramesDataset' cannot be used",
@@ -217,7 +229,7 @@ def test_configs(work):  # noqa: F811
         ),
     ):
         assert wanted in line
-    assert len(output) == 23
+    assert len(output) == 29
 
 
 # ---- v1's own scripts

@@ -82,7 +82,13 @@ def run(task, args):
         task (callable): of one argument.
         args (argparse.Namespace): the argument.
     """
-    from .processes import LAUNCHER, REFUSED, describe_os_error, is_lost_peer
+    from .processes import (
+        LAUNCHER,
+        REFUSED,
+        describe_os_error,
+        is_lost_peer,
+        one_interrupt,
+    )
 
     try:  # the launcher gets a failure's text
         from torch.distributed.elastic.multiprocessing.errors import record
@@ -91,7 +97,8 @@ def run(task, args):
     except ImportError:  # PyTorch before 1.9, of mmaction v1's days
         pass
     try:
-        task(args)
+        with one_interrupt():
+            task(args)
     except HostError as error:
         if os.environ.get(REFUSED):  # what no restart mends
             open(os.environ[REFUSED], 'w').close()

@@ -94,6 +94,7 @@ def check_config(cfg, args):
             check_fcn_testing(args)
     else:
         check_settings(cfg.optimizer)
+        _check_hooks(cfg)
     for split in splits:
         _check_split(split, cfg.data[split], cfg.model)
     backbone = cfg.model.backbone
@@ -122,6 +123,35 @@ def _check_model(model):
                 f'{nearest(str(values.get("type")), classes)}'
             )
         check_arguments(name, classes[values.type], values)
+
+
+def _check_hooks(cfg):
+    """mmcv can make the hooks of a training, which v1 does after its data."""
+    from mmaction.core import DistOptimizerHook
+    from mmcv.runner import HOOKS
+    from mmcv.utils import build_from_cfg
+
+    schedule = dict(cfg.lr_config or {})
+    policy, end = str(schedule.pop('policy', None)), 'LrUpdaterHook'
+    # As mmcv spells the names of its classes.
+    name = (policy.title() if policy == policy.lower() else policy) + end
+    if name not in HOOKS.module_dict:
+        known = [kind[: -len(end)] for kind in HOOKS.module_dict if kind.endswith(end)]
+        raise HostError(
+            f'lr_config.policy={policy!r} is unknown; {nearest(policy.title(), known)}'
+        )
+    check_arguments('optimizer_config', DistOptimizerHook, cfg.optimizer_config or {})
+    hooks = [('lr_config', dict(schedule, type=name))]
+    if cfg.checkpoint_config is not None:
+        hooks.append(
+            ('checkpoint_config', dict(cfg.checkpoint_config, type='CheckpointHook'))
+        )
+    hooks += [('log_config.hooks', hook) for hook in cfg.log_config['hooks']]
+    for key, values in hooks:
+        try:
+            build_from_cfg(dict(values), HOOKS)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise HostError(f'{key}: {error.args[0]}') from error
 
 
 def _check_split(split, data, model):
