@@ -4,6 +4,7 @@ What v1 would ignore, or stumble on hours later, is an error that names the key.
 """
 
 import importlib.util
+import inspect
 
 from . import HostError
 from .checks import (
@@ -142,10 +143,16 @@ def _check_hooks(cfg):
         )
     check_arguments('optimizer_config', DistOptimizerHook, cfg.optimizer_config or {})
     hooks = [('lr_config', dict(schedule, type=name))]
-    if cfg.checkpoint_config is not None:
-        hooks.append(
-            ('checkpoint_config', dict(cfg.checkpoint_config, type='CheckpointHook'))
-        )
+    saving = cfg.checkpoint_config
+    if saving is not None:
+        # It takes any name, and keeps it for a function that may not.
+        *known, _ = inspect.signature(HOOKS.get('CheckpointHook')).parameters
+        for key in saving:
+            if key not in known:
+                raise HostError(
+                    f'checkpoint_config.{key} is unknown; {nearest(key, known)}'
+                )
+        hooks.append(('checkpoint_config', dict(saving, type='CheckpointHook')))
     hooks += [('log_config.hooks', hook) for hook in cfg.log_config['hooks']]
     for key, values in hooks:
         try:
