@@ -153,7 +153,11 @@ def _check_hooks(cfg):
                     f'checkpoint_config.{key} is unknown; {nearest(key, known)}'
                 )
         hooks.append(('checkpoint_config', dict(saving, type='CheckpointHook')))
-    hooks += [('log_config.hooks', hook) for hook in cfg.log_config['hooks']]
+    log = cfg.log_config
+    for key in ('interval', 'hooks'):
+        if log is not None and key not in log:
+            raise HostError(f'log_config.{key} is missing')
+    hooks += [('log_config.hooks', hook) for hook in (log or dict(hooks=[]))['hooks']]
     for key, values in hooks:
         try:
             build_from_cfg(dict(values), HOOKS)
