@@ -143,7 +143,7 @@ def test_a_changed_rate_and_batch_take_effect(data, trained, tmp_path):
     [
         ('--seed 4', '', '--seed 4 cannot take effect: {c} was trained with --seed 3'),
         ('', 'optimizer.type=Adam', 'optimizer.momentum=0.9 is unknown: Adam has'),
-        ('', 'optimizer.lr=-1', 'cannot be made: Invalid learning rate'),
+        ('', 'optimizer.lr=-1', 'optimizer.lr=-1 should be a number of at least 0'),
         ('', 'total_epochs=2', '{c} has 4 of total_epochs=2 behind it'),
     ],
 )
