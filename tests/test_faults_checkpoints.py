@@ -8,6 +8,7 @@ tests/hosts/test_mmaction_v1_host.py has the faults of mmaction v1's.
 import collections
 import functools
 import http.server
+import math
 import os
 import pickle
 import re
@@ -400,8 +401,28 @@ def test_what_is_not_needed(data, trained, tmp_path, way, broken):
         (lambda c: c.pop('optimizer'), "has no 'optimizer': only a checkpoint of"),
         (lambda c: c.pop('message_hub'), "has no 'message_hub'"),
         (lambda c: c.pop('meta'), "has no 'meta.epoch'"),
-        (lambda c: c['meta'].update(iter='3'), "has no 'meta.iter'"),
-        (lambda c: c['meta'].update(epoch=-1), "has no 'meta.epoch'"),
+        (lambda c: c['meta'].update(iter='3'), "its 'meta.iter' is '3', and should"),
+        (lambda c: c['meta'].update(iter=10**30), "its 'meta.iter' is 1000"),
+        (lambda c: c['meta'].update(epoch=-1), "its 'meta.epoch' is -1, and should"),
+        (lambda c: c['meta'].update(epoch=0), "its 'meta.epoch' is 0, and should be"),
+        (
+            lambda c: next(iter(c['state_dict'].values())).fill_(math.nan),
+            'backbone.conv1.weight in it is not finite',
+        ),
+        (lambda c: c['meta'].update(seed='x'), "its 'meta.seed' is 'x', and should"),
+        (lambda c: c['optimizer'].pop('param_groups'), 'has no state of an optimizer'),
+        (
+            lambda c: c['optimizer']['state'][0].update(momentum_buffer=torch.ones(3)),
+            'momentum_buffer of parameter 0 is a tensor of (3,), and should have',
+        ),
+        (
+            lambda c: c['message_hub'].update(runtime_info=[1]),
+            "'message_hub.runtime_info' in it is [1], and should be a dict",
+        ),
+        (
+            lambda c: c['message_hub']['log_scalars'].update(x=[torch.ones(2)]),
+            "the history of 'x' in its message_hub is none",
+        ),
     ),
 )
 def test_what_cannot_be_resumed(data, trained, tmp_path, change, text):

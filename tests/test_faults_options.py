@@ -4,16 +4,18 @@ import argparse
 import json
 
 import pytest
+import torch
 from conftest import ROOT
 from hosts import HostError
 from hosts.checks import (
+    check_backend,
     check_clips,
     check_scale,
     check_testing,
     check_unused_stages,
 )
 from hosts.mmaction2_config import load_config, translate
-from hosts.options import NAMES, DictAction, check_arguments, parse_value
+from hosts.options import NAMES, DictAction, check_arguments, parse_value, seed_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_calls import call
@@ -149,6 +151,7 @@ def refused(path, options=None):
         ('dataset_type', 'set data.train.type and data.val.type and data.test.type'),
         ('data_root', 'set data.train.img_prefix'),
         ('img_norm_cfg.mean', 'set data.train.img_norm_cfg and'),
+        ('custom_imports.imports', 'has an effect in a config file alone'),
     ],
 )
 def test_options_that_nothing_reads(key, message):
@@ -178,7 +181,7 @@ def test_names_in_a_file_that_nothing_reads(tmp_path, line, message):
     assert error.startswith(f'{path}, line {3 + line.count(chr(10))}: {message}')
     # Of a file that it inherits from, too.
     child = tmp_path / 'child.py'
-    child.write_text("_base_ = ['./config.py']\n")
+    child.write_text("_base_ = ['./config' + '.py']\n")
     assert refused(child) == error
 
 
@@ -311,6 +314,18 @@ def test_images_of_a_clip(modality, new_length, in_channels, num_segments, right
         check_clips('train', data, dict(n_segment=right), 7)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU has these kernels')
+def test_a_backend_that_cannot_run_here(monkeypatch):
+    monkeypatch.delenv('RESNET_DNR_BACKEND', raising=False)
+    for fits in {}, dict(backend='aten'), dict(backend='auto'):
+        check_backend(fits)
+    with pytest.raises(HostError, match="backend='triton' .* cannot be used: "):
+        check_backend(dict(backend='triton'))
+    monkeypatch.setenv('RESNET_DNR_BACKEND', 'triton')
+    with pytest.raises(HostError, match='cannot be used'):
+        check_backend(dict(backend='plain'))
+
+
 def test_unused_stages():
     check_unused_stages(dict(out_indices=(3,)), False)
     check_unused_stages(dict(out_indices=(2,)), True)
@@ -336,6 +351,52 @@ def test_scales_that_some_frames_fit():
         check_scale('val', dict(img_scale=(340, 200)))
     with pytest.raises(HostError, match='rescale_crop of 300 x 300'):
         check_scale('train', dict(rescale_crop=True, input_size=300))
+
+
+@pytest.mark.parametrize(
+    'option, right',
+    [
+        ('total_epochs=two', 'a whole number of at least 1'),
+        ('total_epochs==3', 'a whole number of at least 1'),
+        ('total_epochs=True', 'a whole number of at least 1'),
+        ('data.videos_per_gpu=1.5', 'a whole number of at least 1'),
+        ('data.workers_per_gpu=-1', 'a whole number of at least 0'),
+        ('data.val.num_segments=0', 'a whole number of at least 1'),
+        ('data.train.new_step=0', 'a whole number of at least 1'),
+        ('data.train.flip_ratio=2', 'a number from 0 to 1'),
+        ('data.test.input_size=big', 'a number of pixels, or a width and a height'),
+        ('data.train.img_norm_cfg.std=[1,0,1]', 'a list of numbers above 0'),
+        ('data.train.multiscale_crop=maybe', 'True or False'),
+        ('optimizer=3', 'a dict'),
+        ('optimizer.lr=nan', 'a number of at least 0'),
+        ('optimizer_config.grad_clip=5', 'a dict, or None'),
+        ('optimizer_config.grad_clip.max_norm=-1', 'a number above 0'),
+        ('lr_config.warmup_iters=many', 'a whole number of at least 0'),
+        ('log_config.interval=0', 'a whole number of at least 1'),
+        ('checkpoint_config.interval=-1', 'a whole number of at least 1'),
+        ('checkpoint_config.max_keep_ckpts=all', 'a whole number; -1 keeps all'),
+        ('model.cls_head.num_classes=0', 'a whole number of at least 1'),
+        ('model.backbone.pretrained=3', 'a path, or None'),
+        ('log_level=LOUD', 'one of DEBUG, INFO, WARNING, ERROR, CRITICAL'),
+        ('dist_params.backend=foo', 'one of nccl, gloo, mpi'),
+        ('cudnn_benchmark=maybe', 'True or False'),
+        ('workflow=5', "a list such as [('train', 1)]"),
+        ('work_dir=', 'a path'),
+    ],
+)
+def test_values_that_cannot_be(option, right):
+    options = parse(option)
+    (key, value), *_ = options.items()
+    with pytest.raises(HostError) as error:
+        load_config(DEMO, options)
+    assert str(error.value) == f'{key}={value!r} should be {right}'
+
+
+def test_seeds():
+    assert seed_of('4294967295') == 2**32 - 1
+    for text in '-1', '4294967296', '1.5', 'x', '':
+        with pytest.raises(argparse.ArgumentTypeError, match='from 0 to 2'):
+            seed_of(text)
 
 
 def test_arguments():

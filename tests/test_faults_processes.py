@@ -20,7 +20,7 @@ import launch
 import pytest
 import torch
 from conftest import ROOT
-from hosts import HostError
+from hosts import HostError, run
 from hosts.locks import FolderLock
 from hosts.processes import describe_os_error, is_lost_peer
 from script_calls import ENV, make_clips
@@ -229,6 +229,27 @@ def test_a_machine_that_does_not_come(meeting):
     assert 'has not answered in 1 s' in error
 
 
+def test_a_machine_that_nobody_knows(meeting, monkeypatch):
+    """Machine 0 says so at once; the others wait for it to become known."""
+
+    def getaddrinfo(*args):
+        raise socket.gaierror(-2, 'Name or service not known')
+
+    monkeypatch.setattr(socket, 'getaddrinfo', getaddrinfo)
+    for machine in meeting(0, seconds=60), meeting(1, seconds=1):
+        (error,) = meet(machine)
+        assert error.startswith('MASTER_ADDR=127.0.0.1 cannot be found: Name or ser')
+
+
+@pytest.mark.full
+def test_a_port_of_another_program_that_is_mute(meeting):
+    with socket.socket() as mute:
+        mute.bind(('127.0.0.1', 0))
+        mute.listen()
+        (error,) = meet(meeting(1, seconds=1, port=mute.getsockname()[1]))
+    assert 'takes the call and does not answer: another program' in error
+
+
 def test_two_machines_of_one_number(meeting):
     first, *others = meeting(0, 3, seconds=2), meeting(1, 3, 2), meeting(1, 3, 2)
     errors = [result for result in meet(first, *others) if 'NODE_RANK=1 is' in result]
@@ -327,6 +348,8 @@ def test_a_folder_has_one_training(tmp_path):
     read_until(holder, 'locked')
     error = refusal(tmp_path)
     assert f'another training runs in {tmp_path}: process {holder.pid} on ' in error
+    (tmp_path / '.training.lock').write_bytes(b'\xff\xfe')  # held, and damaged
+    assert 'its lock file does not say which process' in refusal(tmp_path)
     assert socket.gethostname() in error
     holder.kill()
     holder.wait()
@@ -489,3 +512,46 @@ def test_a_full_disk(data, tmp_path):
         assert refusal(tmp_path) == f'cannot write in {tmp_path}: Read-only file system'
     finally:
         subprocess.run(['umount', tmp_path], check=True)
+
+
+@pytest.mark.parametrize('made_of_it', [SyntaxError, HostError, None])
+def test_ctrl_c_in_a_library_that_catches_it(made_of_it):
+    """As mmengine does where it formats a config for a checkpoint."""
+
+    def task(args):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except BaseException as error:
+            if made_of_it:
+                raise made_of_it('failed to format') from error
+            raise
+
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(task, None)
+        assert ended.value.code == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.full
+def test_waiting_prints_no_pages_of_pytorch(tmp_path):
+    variables = dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='127.0.0.1')
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools/launch.py', 'script.py', '1'],
+        env=dict(ENV, **variables, PORT=str(free_port()), WAIT_SECONDS='3'),
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        'machine',
+        'error:',
+    ]

@@ -143,7 +143,7 @@ def test_a_changed_rate_and_batch_take_effect(data, trained, tmp_path):
     [
         ('--seed 4', '', '--seed 4 cannot take effect: {c} was trained with --seed 3'),
         ('', 'optimizer.type=Adam', 'optimizer.momentum=0.9 is unknown: Adam has'),
-        ('', 'optimizer.lr=-1', 'cannot be made: Invalid learning rate'),
+        ('', 'optimizer.lr=-1', 'optimizer.lr=-1 should be a number of at least 0'),
         ('', 'total_epochs=2', '{c} has 4 of total_epochs=2 behind it'),
     ],
 )
@@ -203,6 +203,40 @@ def test_optimizers_that_go_on(before, after, message):
     for name, value in old.state[weight].items():
         assert torch.equal(torch.as_tensor(new.state[weight][name]), value)
     new.step()
+
+
+def test_notes_of_other_programs():
+    meta = {5: 'x', 'epoch': 1, 'iter': 4, 'processes': 2, 'videos_per_gpu': 8}
+    batch = resuming.describe_batch(1, 8)
+    warning = resuming.batch_warning(dict(meta=meta), 'x.pth', batch, 4)
+    assert warning.startswith('the batch is 1 x 8 clips, and that of x.pth was 2 x 8')
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda state: state[0].update(exp_avg=torch.ones(2, 3)), 'is a tensor of (2'),
+        (lambda state: state[0].update(exp_avg='x'), "of parameter 0 is 'x', and"),
+        (lambda state: state[0].update(step=torch.ones(3)), 'should have shape ()'),
+        (lambda state: state[0]['exp_avg'].fill_(math.inf), 'exp_avg of parameter 0 '),
+        (lambda state: state.update({5: state.pop(0)}), 'of parameter 5, which is in'),
+        (lambda state: state[0].update(step=1), None),
+    ],
+)
+def test_states_that_do_not_fit(change, message):
+    """torch puts any state into an optimizer, whose next step then fails."""
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight])
+    weight.sum().backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    change(saved['state'])
+    arguments = dict(type='Adam'), optimizer.param_groups, dict(optimizer=saved), 'x'
+    if message:
+        with pytest.raises(HostError, match=re.escape(message)):
+            resuming.check_optimizer(*arguments)
+    else:
+        resuming.check_optimizer(*arguments)
 
 
 @pytest.mark.parametrize('epochs', [1, 3])
@@ -271,6 +305,12 @@ def put(folder, *epochs):
     for epoch in epochs:
         state = dict(state_dict={}, meta=dict(epoch=epoch, launch='this'))
         torch.save(state, folder / f'epoch_{epoch}.pth')
+
+
+def test_a_damaged_last_checkpoint_names_none(tmp_path):
+    (tmp_path / 'epoch_2.pth').touch()
+    (tmp_path / 'last_checkpoint').write_bytes(bytes(range(256)))
+    assert newest_first(tmp_path) == [str(tmp_path / 'epoch_2.pth')]
 
 
 def test_the_newest_whole_checkpoint(tmp_path, capsys):

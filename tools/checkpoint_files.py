@@ -33,6 +33,9 @@ logger = logging.getLogger('resnet_dnr')
 # How the names begin of the first convolution of each block of a backbone.
 BLOCK = re.compile(r'backbone\.layer\d+\.\d+\.conv1\.')
 
+# How the names end of what PyTorch would convert from numbers of any kind.
+REAL = ('weight', 'bias', 'running_mean', 'running_var')
+
 
 # ---- reading
 
@@ -87,6 +90,11 @@ def read_checkpoint(source):
     for name, value in checkpoint['state_dict'].items():
         if not isinstance(name, str) or not is_dense(value):
             refuse(f'{name!r} in its state_dict is no dense tensor')
+        if name.endswith(REAL) and not value.is_floating_point():
+            refuse(
+                f'{name!r} in its state_dict is of {value.dtype}, and should be of '
+                f'floating-point numbers'
+            )
     leave_out_configs(checkpoint)
     return checkpoint
 
@@ -249,20 +257,28 @@ def check_resumable(checkpoint, path, parts):
         parts (tuple[str]): what it must have besides weights.
 
     Raises:
-        HostError: it has only weights, or does not say how far it is.
+        HostError: it has only weights, weights that are not finite, or does not
+            say how far it is.
     """
     meta = checkpoint.get('meta')
     lacking = [part for part in parts if part not in checkpoint]
     for key in ('epoch', 'iter'):
-        value = meta.get(key) if isinstance(meta, dict) else None
-        if type(value) is not int or value < 0:
+        if not isinstance(meta, dict) or key not in meta:
             lacking.append(f'meta.{key}')
+        elif type(meta[key]) is not int or not 1 <= meta[key] < 2**63:
+            raise HostError(
+                f"{path} cannot be resumed: its 'meta.{key}' is "
+                f'{meta[key]!r:.60}, and should be a count of at least 1'
+            )
     if lacking:
         raise HostError(
             f'{path} has no {lacking[0]!r}: only a checkpoint of this training '
             f'can be resumed. To start from its weights: '
             f'--cfg-options load_from={path}'
         )
+    for name, value in checkpoint['state_dict'].items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise HostError(f'{path} cannot be resumed: {name} in it is not finite')
 
 
 def fill_model(model, state, path):

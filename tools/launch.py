@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -33,6 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from hosts import HostError  # noqa: E402
 from hosts.processes import LAUNCH, LAUNCHER, REFUSED  # noqa: E402
 
+# PyTorch prints a page for each try to reach a machine that is not there yet,
+# unless this is set when it is imported. The processes do not get it.
+if quiet := 'TORCH_CPP_LOG_LEVEL' not in os.environ:
+    os.environ['TORCH_CPP_LOG_LEVEL'] = 'FATAL'
 try:
     from torch.distributed.elastic.rendezvous import RendezvousInfo
 except ImportError:
@@ -55,7 +60,11 @@ from torch.distributed.launcher.api import (  # noqa: E402
     elastic_launch,
 )
 
+if quiet:
+    del os.environ['TORCH_CPP_LOG_LEVEL']
+
 REPORT_SECONDS = 30  # between two lines about what is waited for
+GRACE_SECONDS = 6  # which PyTorch takes beyond its own limit of 2 s
 
 
 class Meeting(RendezvousHandler):
@@ -143,37 +152,54 @@ class Meeting(RendezvousHandler):
         """The store: here on machine 0, else by its address."""
         first = self.rank == 0
         told = time.monotonic()
+        where = f'machine 0 at {self.address}:{self.port}'
         while True:
-            try:
-                return TCPStore(
-                    self.address,
-                    self.port,
-                    is_master=first,
-                    wait_for_workers=False,
-                    timeout=datetime.timedelta(seconds=self.seconds if first else 2),
-                )
-            except (DistError, RuntimeError) as error:
-                if first and 'EADDRINUSE' in str(error):
+            unknown = why_unknown(self.address)
+            if first and unknown:
+                raise HostError(unknown)
+            if not unknown:
+                left = max(deadline - time.monotonic(), 1)
+                try:
+                    return in_time(left + GRACE_SECONDS, self._new_store)
+                except TimeoutError:
                     raise HostError(
-                        f'port {self.port} of {socket.gethostname()} is taken: '
-                        f'set PORT to another, the same on all machines'
-                    ) from error
-                if first:
-                    reason = str(error).splitlines()[0]
-                    raise HostError(
-                        f'cannot open {self.address}:{self.port}: {reason}'
-                    ) from error
+                        f'{where} takes the call and does not answer: another '
+                        f'program may have this port. Set PORT to another, the same '
+                        f'on all machines'
+                    ) from None
+                except (DistError, RuntimeError) as error:
+                    if first:
+                        raise HostError(self._why_closed(str(error))) from error
             now = time.monotonic()
-            where = f'machine 0 at {self.address}:{self.port}'
             if now > deadline:
                 raise HostError(
-                    f'{where} has not answered in {self.seconds:g} s. It should '
+                    unknown
+                    or f'{where} has not answered in {self.seconds:g} s. It should '
                     f'run the same command with NODE_RANK=0, and its port be open'
                 )
             if now > told + REPORT_SECONDS:
                 told = now
                 print(f'waiting for {where}', flush=True)
             time.sleep(0.2)
+
+    def _new_store(self):
+        first = self.rank == 0
+        return TCPStore(
+            self.address,
+            self.port,
+            is_master=first,
+            wait_for_workers=False,
+            timeout=datetime.timedelta(seconds=self.seconds if first else 2),
+        )
+
+    def _why_closed(self, text):
+        """Why machine 0 cannot open its store, in our words where we have some."""
+        if 'EADDRINUSE' in text:
+            return (
+                f'port {self.port} of {socket.gethostname()} is taken: '
+                f'set PORT to another, the same on all machines'
+            )
+        return f'cannot open {self.address}:{self.port}: {text.splitlines()[0]}'
 
     def _check_in(self, deadline):
         """Write this machine's name, and wait for those of the others."""
@@ -217,6 +243,53 @@ def _name(ranks):
     return f'machine{"s" * (len(ranks) > 1)} ' + ', '.join(map(str, ranks))
 
 
+def in_time(seconds, task):
+    """What a task returns or raises, which may wait in C++ code for ever.
+
+    Args:
+        seconds (float): how long it may take.
+        task (callable): of no arguments. It goes on in its own thread, which
+            ends with the process.
+
+    Raises:
+        TimeoutError: it takes longer.
+    """
+    box = []
+
+    def call():
+        try:
+            box.append((task(), None))
+        except Exception as error:
+            box.append((None, error))
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not box:
+        raise TimeoutError
+    result, error = box[0]
+    if error:
+        raise error
+    return result
+
+
+def why_unknown(address):
+    """Why a machine's name or address stands for no machine.
+
+    Args:
+        address (str): of a machine.
+
+    Returns:
+        str | None
+    """
+    try:
+        socket.getaddrinfo(address, None)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, 'strerror', None) or 'it is no name'
+        return f'MASTER_ADDR={address} cannot be found: {reason}'
+    return None
+
+
 def number(name, default, least, most=None):
     """A number out of the environment.
 
@@ -251,7 +324,7 @@ def read_meeting(run_id, refused):
         machines,
         os.environ['MASTER_ADDR'],
         number('PORT', 29500, 1, 65535),
-        number('WAIT_SECONDS', 600, 1),
+        number('WAIT_SECONDS', 600, 1, 10**7),  # PyTorch counts milliseconds
         run_id,
         refused,
     )

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # At the top: spawned data loader workers import this file again, and need
 # what importing the host sets up.
 from hosts import choose_host, run  # noqa: E402
+from hosts.options import seed_of  # noqa: E402
 from hosts.processes import end_with_launcher  # noqa: E402
 
 if __name__ == '__main__':  # and before imports that take seconds
@@ -38,7 +39,7 @@ def parse_args():
         '--validate', action='store_true', help='validate after every epoch'
     )
     parser.add_argument('--gpus', type=int, default=1, help='GPUs without a launcher')
-    parser.add_argument('--seed', type=int, help='random seed')
+    parser.add_argument('--seed', type=seed_of, help='random seed')
     parser.add_argument(
         '--launcher', default='none', choices=['none', 'pytorch', 'slurm', 'mpi']
     )

@@ -134,6 +134,7 @@ def test_data(work):  # noqa: F811
 
 CONFIGS = """
 import argparse
+import mmcv
 from hosts import HostError, v1_config
 host.add_backbone()
 
@@ -171,12 +172,22 @@ for task, options in (
     ('train', {'model.backbone.out_indices': (2, 3)}),
     ('train', {'optimizer.lrr': 3}),
     ('train', {'common.img_scale': 3}),
+    ('train', {'lr_config.policy': 'cosin'}),
+    ('train', {'lr_config.warmup': 'linar'}),
+    ('train', {'lr_config.warmup_itrs': 3}),
+    ('train', {'checkpoint_config.max_keep': 3}),
+    ('train', {'log_config.hooks': [dict(type='TextLogHook')]}),
+    ('train', {'optimizer_config.grad_clp': None}),
     ('test', {'data.test.flip_ratio': 0.5}),
     ('test', {'model.backbone.out_indices': (2,)}),
 ):
     check(task, options)
 check('train', {'data.val.type': 'LMDBFramesDataset'}, validate=True)
 check('test', {}, fcn_testing=True)
+# mmcv puts a text as it is between quotes in what a checkpoint has of a config.
+for value in ("it's", "a'+__import__('os').system('x')+'b", 'a\\nb', '{c'):
+    cfg = v1_config.load_config('config.py', dict(work_dir=value))
+    assert cfg.work_dir == mmcv.Config.fromstring(cfg.text, '.py').work_dir == value
 """
 
 
@@ -205,6 +216,12 @@ def test_configs(work):  # noqa: F811
             'should name the one stage',
             'optimizer.lrr=3 is unknown: SGD has no such argument; did you mean lr?',
             'common is a variable of config.py that only helps to write it',
+            "lr_config.policy='cosin' is unknown; did you mean Cosine",
+            'lr_config: CosineLrUpdaterHook: "linar" is not a supported',
+            "unexpected keyword argument 'warmup_itrs'",
+            'checkpoint_config.max_keep is unknown; did you mean max_keep_ckpts?',
+            'log_config.hooks: TextLogHook is not in the hook registry',
+            'optimizer_config.grad_clp=None is unknown',
             'data.test.flip_ratio=0.5 makes every test different',
             'accepted',
             "data.val.type='LMDBFramesDataset' cannot be used",
@@ -212,7 +229,7 @@ def test_configs(work):  # noqa: F811
         ),
     ):
         assert wanted in line
-    assert len(output) == 23
+    assert len(output) == 29
 
 
 # ---- v1's own scripts

@@ -10,6 +10,7 @@ Both raise HostError for what a user can mend. What they share is here and in
 
     checks.py                what is checked before hours of work
     lists.py                 the reader of lists of videos
+    config_values.py         what the values of a config can be
     options.py               --cfg-options, and names that nothing reads
     checkpoint_folder.py     which checkpoint is the newest, and which ones go
     locks.py                 one training a work_dir
@@ -81,7 +82,13 @@ def run(task, args):
         task (callable): of one argument.
         args (argparse.Namespace): the argument.
     """
-    from .processes import LAUNCHER, REFUSED, describe_os_error, is_lost_peer
+    from .processes import (
+        LAUNCHER,
+        REFUSED,
+        describe_os_error,
+        is_lost_peer,
+        one_interrupt,
+    )
 
     try:  # the launcher gets a failure's text
         from torch.distributed.elastic.multiprocessing.errors import record
@@ -90,7 +97,8 @@ def run(task, args):
     except ImportError:  # PyTorch before 1.9, of mmaction v1's days
         pass
     try:
-        task(args)
+        with one_interrupt():
+            task(args)
     except HostError as error:
         if os.environ.get(REFUSED):  # what no restart mends
             open(os.environ[REFUSED], 'w').close()

@@ -53,7 +53,9 @@ def newest_first(folder):
     named = None
     with contextlib.suppress(OSError):
         named = os.readlink(osp.join(folder, LATEST))
-    with contextlib.suppress(OSError), open(osp.join(folder, LAST)) as file:
+    # Damaged text names no checkpoint.
+    options = dict(encoding='utf-8', errors='replace')
+    with contextlib.suppress(OSError), open(osp.join(folder, LAST), **options) as file:
         named = file.read().strip()
     # By its name: the folder may have been moved.
     last = [

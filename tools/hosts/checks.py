@@ -183,6 +183,34 @@ def check_output(backbone):
         )
 
 
+def check_backend(backbone):
+    """What is to compute the normalizations by its name can do so here.
+
+    Without this, the first iteration ends in an error of the backbone's.
+
+    Args:
+        backbone (dict): model.backbone of a v1 config; RESNET_DNR_BACKEND
+            overrules it.
+
+    Raises:
+        HostError: it cannot; the text says why.
+    """
+    wanted = os.environ.get('RESNET_DNR_BACKEND', backbone.get('backend'))
+    if wanted != 'triton':
+        return
+    import torch
+
+    from resnet_dnr_fused import why_not_triton
+
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    why_not = why_not_triton(device, torch.float32, torch.float32, 64)
+    if why_not:
+        raise HostError(
+            f"model.backbone.backend='triton' (or RESNET_DNR_BACKEND) cannot be "
+            f"used: {why_not}. 'auto' takes what can"
+        )
+
+
 def check_unused_stages(backbone, find_unused_parameters):
     """DistributedDataParallel waits for the gradient of every parameter.
 

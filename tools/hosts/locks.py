@@ -37,7 +37,12 @@ class FolderLock:
                 and process. Or the folder cannot be written.
         """
         try:
-            file = open(osp.join(self.folder, '.training.lock'), 'a+')
+            file = open(
+                osp.join(self.folder, '.training.lock'),
+                'a+',
+                encoding='utf-8',
+                errors='replace',
+            )
         except OSError as error:
             raise HostError(
                 f'cannot write in {self.folder}: {error.strerror}'

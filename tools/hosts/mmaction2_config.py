@@ -103,13 +103,6 @@ def translate(v1, validate=False, splits=SPLITS):
         type='V1Preprocessor', format_shape='NCHW', **norm
     )
     epochs = v1.total_epochs
-    for name, value in (
-        ('total_epochs', epochs),
-        ('data.videos_per_gpu', videos_per_gpu),
-        ('data.workers_per_gpu', workers_per_gpu + 1),
-    ):
-        if value < 1:
-            raise HostError(f'{name} is too small')
     cfg = dict(
         default_scope='mmaction',
         custom_imports=dict(imports=IMPORTS, allow_failed_imports=False),

@@ -20,6 +20,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from whole_files import write_whole
 
+from . import HostError
 from .checkpoint_folder import record_last, remove_old
 from .resuming import batch_warning, check_optimizer, describe_batch
 from .training_state import (
@@ -138,10 +139,26 @@ class PlainCheckpointHook(Hook):
         }
 
     def after_load_checkpoint(self, runner, checkpoint):
-        scalars = checkpoint.get('message_hub', {}).get('log_scalars', {})
+        if not runner.cfg.get('resume'):
+            return  # what is logged begins anew
+        hub, path = checkpoint['message_hub'], runner.cfg.load_from
+        for key in ('log_scalars', 'runtime_info', 'resumed_keys'):
+            if not isinstance(hub.get(key), dict):
+                raise HostError(
+                    f"{path} cannot be resumed: 'message_hub.{key}' in it is "
+                    f'{hub.get(key)!r:.60}, and should be a dict'
+                )
+        scalars = hub['log_scalars']
         for name, history in scalars.items():
-            if isinstance(history, list):
-                scalars[name] = HistoryBuffer(*(values.numpy() for values in history))
+            try:
+                values, counts = (part.numpy() for part in history)
+                scalars[name] = HistoryBuffer(values, counts)
+                scalars[name].mean()
+            except (AssertionError, AttributeError, TypeError, ValueError) as error:
+                raise HostError(
+                    f'{path} cannot be resumed: the history of {name!r} in its '
+                    f'message_hub is none'
+                ) from error
 
 
 @HOOKS.register_module()

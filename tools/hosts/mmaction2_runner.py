@@ -13,6 +13,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from resnet_dnr import ResNet_DNR
 
 from . import HostError
+from .checks import check_backend
 from .options import check_arguments
 from .resuming import put_back, settings_of
 
@@ -99,9 +100,10 @@ def build_backbone(model):
     arguments = dict(model['backbone'])
     del arguments['type']
     check_arguments('model.backbone', ResNet_DNR, arguments)
+    check_backend(arguments)
     try:
         backbone = CheckedBackbone(**arguments)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise HostError(f'model.backbone: {error.args[0]}') from error
     # feat_dim is that of the last stage; each has twice the channels.
     stages_after = len(backbone.res_layers) - 1 - backbone.out_indices[0]

@@ -213,7 +213,7 @@ def build_recognizer(build):
     def build_checked(model, *args, **kwargs):
         try:
             return build(model, *args, **kwargs)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise HostError(f'model: {error.args[0]}') from error
 
     return build_checked
@@ -359,6 +359,7 @@ def guard_loading(resume_from, checkpoint):
         model = getattr(self.model, 'module', self.model)
         if filename == resume_from:
             checkpoint = given.pop()
+            checkpoint['meta'].pop('hook_msgs', None)  # which mmcv would mix in
             fill_model(model, checkpoint['state_dict'], filename)
         else:
             checkpoint = read_checkpoint(filename)

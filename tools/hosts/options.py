@@ -11,6 +11,7 @@ import os.path as osp
 import re
 
 from . import HostError
+from .config_values import check_values
 
 # The names of a config that mmaction v1's scripts read, or the mmaction2 host
 # in their place; and one that the hosts' readers of configs act on.
@@ -20,6 +21,7 @@ NAMES = (
     'dist_params load_from resume_from cudnn_benchmark find_unused_parameters '
     'custom_imports'
 ).split()
+SEEDS = 'a whole number from 0 to 2 ** 32 - 1'
 
 
 # ---- the command line
@@ -42,6 +44,28 @@ class DictAction(argparse.Action):
             except ValueError as error:
                 parser.error(f'{option_string}: {option!r}: {error}')
         setattr(namespace, self.dest, options)
+
+
+def seed_of(text):
+    """argparse type of --seed, which NumPy, too, must take.
+
+    Args:
+        text (str): on the command line.
+
+    Returns:
+        int: from 0 to 2 ** 32 - 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no such number.
+    """
+    if not (text.isdecimal() and is_seed(int(text))):
+        raise argparse.ArgumentTypeError(f'{text!r} should be {SEEDS}')
+    return int(text)
+
+
+def is_seed(value):
+    """Whether a value is a seed that PyTorch, NumPy and Python take."""
+    return type(value) is int and 0 <= value < 2**32
 
 
 def parse_value(text):
@@ -128,7 +152,7 @@ def read_config(config, path, cfg_options=None):
 
     Raises:
         HostError: there is no such file, it cannot be read, nothing reads a
-            name in it, or the options do not fit it.
+            name in it, the options do not fit it, or a value cannot be.
     """
     if not osp.isfile(path):
         raise HostError(f'config {path} does not exist')
@@ -143,6 +167,7 @@ def read_config(config, path, cfg_options=None):
         cfg.merge_from_dict(cfg_options or {})
     except (AttributeError, KeyError, TypeError) as error:
         raise HostError(f'--cfg-options does not fit {path}: {error}') from error
+    check_values(cfg)
     return cfg
 
 
@@ -183,6 +208,11 @@ def check_names(path, cfg, options=None):
     """
     for key in options or {}:
         name = key.split('.')[0]
+        if name == 'custom_imports':
+            raise HostError(
+                f'--cfg-options {key}: has an effect in a config file alone, where '
+                f'it is read before the options'
+            )
         if name in NAMES:
             continue
         if name not in cfg:
@@ -241,7 +271,9 @@ def unread_names(path, cfg, from_children=frozenset()):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 assigned.setdefault(node.id, node.lineno)
                 if node.id == '_base_' and isinstance(statement, ast.Assign):
-                    bases = ast.literal_eval(statement.value)
+                    # By itself, as the hosts' readers of configs do.
+                    code = compile(ast.Expression(statement.value), path, 'eval')
+                    bases = eval(code, {})
     read = {
         node.id
         for node in ast.walk(tree)

@@ -44,6 +44,32 @@ def interruptible():
         signal.signal(signal.SIGINT, before)
 
 
+@contextlib.contextmanager
+def one_interrupt():
+    """After Ctrl-C, end with KeyboardInterrupt, whatever a library makes of it.
+
+    mmengine, for one, takes it for a fault in the text of a config.
+    """
+    pressed = []
+
+    def note(number, frame):
+        pressed.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # it is ignored, as behind nohup
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception as error:
+        if pressed:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def launch_id():
     """What tells this launch from others, its restarts included.
 

@@ -7,6 +7,7 @@ resumed training has the rates that a training from the start with the same
 settings has at that epoch.
 """
 
+import functools
 import os
 
 import torch
@@ -15,7 +16,8 @@ from whole_files import remove_unfinished
 
 from . import HostError
 from .checkpoint_folder import newest_checkpoint
-from .options import check_arguments
+from .config_values import is_number
+from .options import SEEDS, check_arguments, is_seed
 from .processes import launch_id, may_restart, on_first_rank
 
 
@@ -145,9 +147,14 @@ def choose_seed(asked, checkpoint, path):
         int | None: None where neither has one.
 
     Raises:
-        HostError: the two differ.
+        HostError: the two differ, or the checkpoint's is none.
     """
     began = checkpoint['meta'].get('seed')
+    if began is not None and not is_seed(began):
+        raise HostError(
+            f"{path} cannot be resumed: its 'meta.seed' is {began!r:.60}, "
+            f'and should be {SEEDS}'
+        )
     if None not in (asked, began) and asked != began:
         raise HostError(
             f'--seed {asked} cannot take effect: {path} was trained with '
@@ -184,7 +191,8 @@ def batch_warning(checkpoint, path, batch, epoch_length):
     meta = checkpoint['meta']
     now = '{processes} x {videos_per_gpu} clips'.format(**batch)
     if all(key in meta for key in batch):
-        before = '{processes} x {videos_per_gpu} clips'.format(**meta)
+        noted = {key: meta[key] for key in batch}
+        before = '{processes} x {videos_per_gpu} clips'.format(**noted)
         if before == now:
             return None
         changed = f'the batch is {now}, and that of {path} was {before}'
@@ -262,13 +270,50 @@ def check_optimizer(config, groups, checkpoint, path):
             f'the optimizer of {path} has other groups of parameters than '
             f'optimizer.paramwise_cfg makes. {start}'
         )
-    needed = _kept_by(config)
+    needed = set(_kept_by(config))
     if kept != needed:
         raise HostError(
             f'optimizer.type={config["type"]!r} with these settings keeps '
             f'{_list(needed)} for each parameter, and {path} has '
             f'{_list(kept)}: it was trained with another optimizer. {start}'
         )
+    fault = _state_fault(config, groups, state)
+    if fault:
+        raise HostError(f'the optimizer of {path} does not fit: {fault}. {start}')
+
+
+def _state_fault(config, groups, state):
+    """What of an optimizer's state its parameters cannot go on with.
+
+    Args:
+        config (dict): the optimizer of a v1 config.
+        groups (list[dict]): of the optimizer that it makes.
+        state (dict): of a checkpoint, with as many parameters in each group.
+
+    Returns:
+        str | None
+    """
+    parameters = {}
+    for group, saved in zip(groups, state['param_groups']):
+        parameters.update(zip(map(repr, saved['params']), group['params']))
+    shapes = functools.lru_cache(None)(functools.partial(_kept_by, config))
+    for number, values in state['state'].items():
+        parameter = parameters.get(repr(number))
+        if parameter is None:
+            return f'it has a state of parameter {number!r}, which is in no group'
+        needed = shapes(parameter.shape)
+        for name, value in values.items():
+            if value is None:
+                continue
+            tensor = torch.is_tensor(value)
+            shape = value.shape if tensor else () if is_number(value) else None
+            where = f'{name} of parameter {number}'
+            if shape is None or tuple(shape) != needed[name]:
+                what = f'a tensor of {tuple(shape)}' if tensor else repr(value)[:60]
+                return f'{where} is {what}, and should have shape {needed[name]}'
+            if tensor and not bool(torch.isfinite(value).all()):
+                return f'{where} is not finite'
+    return None
 
 
 def check_settings(config):
@@ -303,14 +348,26 @@ def _arguments(config):
     }
 
 
-def _kept_by(config):
-    """The names of what an optimizer keeps for each parameter."""
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
+def _kept_by(config, shape=(1,)):
+    """What an optimizer keeps for a parameter of a shape.
+
+    Args:
+        config (dict): the optimizer of a v1 config.
+        shape (tuple[int]): of the parameter.
+
+    Returns:
+        dict[str, tuple[int]]: the shape of each, by name; () for a number.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(shape))
+    parameter.grad = torch.zeros(shape)
     optimizer = getattr(torch.optim, config['type'])([parameter], **_arguments(config))
     optimizer.step()
     state = optimizer.state[parameter]
-    return {name for name, value in state.items() if value is not None}
+    return {
+        name: tuple(getattr(value, 'shape', ()))
+        for name, value in state.items()
+        if value is not None
+    }
 
 
 def _list(names):

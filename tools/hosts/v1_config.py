@@ -4,9 +4,11 @@ What v1 would ignore, or stumble on hours later, is an error that names the key.
 """
 
 import importlib.util
+import inspect
 
 from . import HostError
 from .checks import (
+    check_backend,
     check_clips,
     check_fcn_testing,
     check_output,
@@ -52,7 +54,12 @@ def load_config(path, cfg_options=None):
     import mmcv
 
     cfg = read_config(mmcv.Config, path, cfg_options)
-    return mmcv.Config(cfg.to_dict(), cfg.pretty_text, path) if cfg_options else cfg
+    if not cfg_options:
+        return cfg
+    values = cfg.to_dict()
+    # Not mmcv's pretty_text, which cannot write a text with a quote in it.
+    text = ''.join(f'{name} = {value!r}\n' for name, value in values.items())
+    return mmcv.Config(values, text, path)
 
 
 def check_config(cfg, args):
@@ -88,11 +95,13 @@ def check_config(cfg, args):
             check_fcn_testing(args)
     else:
         check_settings(cfg.optimizer)
+        _check_hooks(cfg)
     for split in splits:
         _check_split(split, cfg.data[split], cfg.model)
     backbone = cfg.model.backbone
     if backbone.type == 'ResNet_DNR':
         check_output(backbone)
+        check_backend(backbone)
         if task == 'train':  # v1 trains one process as it does several
             check_unused_stages(backbone, cfg.get('find_unused_parameters', False))
 
@@ -115,6 +124,45 @@ def _check_model(model):
                 f'{nearest(str(values.get("type")), classes)}'
             )
         check_arguments(name, classes[values.type], values)
+
+
+def _check_hooks(cfg):
+    """mmcv can make the hooks of a training, which v1 does after its data."""
+    from mmaction.core import DistOptimizerHook
+    from mmcv.runner import HOOKS
+    from mmcv.utils import build_from_cfg
+
+    schedule = dict(cfg.lr_config or {})
+    policy, end = str(schedule.pop('policy', None)), 'LrUpdaterHook'
+    # As mmcv spells the names of its classes.
+    name = (policy.title() if policy == policy.lower() else policy) + end
+    if name not in HOOKS.module_dict:
+        known = [kind[: -len(end)] for kind in HOOKS.module_dict if kind.endswith(end)]
+        raise HostError(
+            f'lr_config.policy={policy!r} is unknown; {nearest(policy.title(), known)}'
+        )
+    check_arguments('optimizer_config', DistOptimizerHook, cfg.optimizer_config or {})
+    hooks = [('lr_config', dict(schedule, type=name))]
+    saving = cfg.checkpoint_config
+    if saving is not None:
+        # It takes any name, and keeps it for a function that may not.
+        *known, _ = inspect.signature(HOOKS.get('CheckpointHook')).parameters
+        for key in saving:
+            if key not in known:
+                raise HostError(
+                    f'checkpoint_config.{key} is unknown; {nearest(key, known)}'
+                )
+        hooks.append(('checkpoint_config', dict(saving, type='CheckpointHook')))
+    log = cfg.log_config
+    for key in ('interval', 'hooks'):
+        if log is not None and key not in log:
+            raise HostError(f'log_config.{key} is missing')
+    hooks += [('log_config.hooks', hook) for hook in (log or dict(hooks=[]))['hooks']]
+    for key, values in hooks:
+        try:
+            build_from_cfg(dict(values), HOOKS)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise HostError(f'{key}: {error.args[0]}') from error
 
 
 def _check_split(split, data, model):
