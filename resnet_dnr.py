@@ -39,14 +39,18 @@ __version__ = '0.2.0'
 
 logger = logging.getLogger(__name__)
 
-# What may lie beside this file, wherever that is.
-_FUSED = f'{__package__}.resnet_dnr_fused' if __package__ else 'resnet_dnr_fused'
-try:
-    fused = importlib.import_module(_FUSED)
-except ModuleNotFoundError as error:
-    if error.name != _FUSED:
-        raise
-    fused = None
+
+def _beside(name):
+    """The module that may lie beside this file, wherever that is, or None."""
+    name = f'{__package__}.{name}' if __package__ else name
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+
+
+fused = _beside('resnet_dnr_fused')
 
 DNR_MODES = ('both', 'cross_temporal', 'cross_layer', 'none')
 RUNNING_STATS = ('grouped', 'shared')
@@ -314,8 +318,7 @@ class Block(nn.Module):
         of the stage's cross-layer cell `relay`, which is None where bn1 has none."""
         if not (self.with_cp and torch.is_grad_enabled()):
             return self._forward(x, relay, state)
-        # A compiled graph updates buffers once in any case.
-        run = self._forward if _is_compiling() else _updating_buffers_once(self)
+        run = _updating_buffers_once(self, self._forward)
         return checkpoint(run, x, relay, state, use_reentrant=False)
 
     def _forward(self, x, relay, state):
@@ -662,15 +665,17 @@ def _without_autocast(device_type):
         return contextlib.nullcontext()
 
 
-def _updating_buffers_once(block):
+def _updating_buffers_once(block, forward):
     """A block's computation, whose repetition leaves the buffers as they were."""
+    if _is_compiling():  # a compiled graph updates them once in any case
+        return forward
     calls = []
 
     def run(*args):
         kept = [(b, b.clone()) for b in block.buffers()] if calls else []
         calls.append(True)
         try:
-            return block._forward(*args)
+            return forward(*args)
         finally:
             for buffer, value in kept:
                 buffer.data.copy_(value)
@@ -678,8 +683,8 @@ def _updating_buffers_once(block):
     return run
 
 
-def _register():
-    """Register ResNet_DNR with the host that there is, if any."""
+def _register(backbone):
+    """Register a class with the host that there is, if any."""
     for name in ('mmaction.registry', 'mmaction.models.registry'):  # mmaction2, v1
         try:
             registry = importlib.import_module(name)
@@ -692,9 +697,10 @@ def _register():
         else:
             modules, register = registry.BACKBONES, registry.BACKBONES.register_module
         # A host that has the file inside as well keeps the one registered first.
-        if 'ResNet_DNR' not in modules.module_dict:
-            register(ResNet_DNR)
+        if backbone.__name__ not in modules.module_dict:
+            register(backbone)
         return
 
 
-_register()
+_register(ResNet_DNR)
+_beside('add_dnr')  # registers the conversion of a host's own networks
