@@ -66,8 +66,12 @@ class ResNet(nn.Module):
         super().__init__()
         conv, bn = (nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d)
         kind = dict(zip(('conv', 'bn'), conv if dims == 2 else bn))
-        size, stride, pad = (7, 2, 3) if dims == 2 else ((3, 7, 7), (1, 2, 2), (1, 3, 3))
-        pool = nn.MaxPool2d(3, 2, 1) if dims == 2 else nn.MaxPool3d((1, 3, 3), (1, 2, 2))
+        size, stride, pad = (
+            (7, 2, 3) if dims == 2 else ((3, 7, 7), (1, 2, 2), (1, 3, 3))
+        )
+        pool = (
+            nn.MaxPool2d(3, 2, 1) if dims == 2 else nn.MaxPool3d((1, 3, 3), (1, 2, 2))
+        )
         self.conv1 = kind['conv'](3, width, size, stride, pad, bias=False)
         self.bn1 = kind['bn'](width)
         self.relu = nn.ReLU(inplace=True)

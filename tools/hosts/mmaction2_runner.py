@@ -10,9 +10,11 @@ import warnings
 from checkpoint_files import init_backbone, local_file, read_checkpoint
 from mmengine.runner import CheckpointLoader, Runner
 
+from add_dnr import WithDNR, add_dnr
 from resnet_dnr import ResNet_DNR
 
 from . import HostError
+from .backbones import network_of
 from .options import check_arguments
 from .resuming import put_back, settings_of
 
@@ -97,12 +99,21 @@ def build_backbone(model):
         HostError: as CheckedRunner.build_model does.
     """
     arguments = dict(model['backbone'])
-    del arguments['type']
-    check_arguments('model.backbone', ResNet_DNR, arguments)
+    kind = arguments.pop('type')
+    network = network_of(model['backbone'])
+    if kind == 'WithDNR':
+        given = ('network',)  # by WithDNR, of its own argument
+        options = {k: v for k, v in arguments.items() if k != 'backbone'}
+        check_arguments('model.backbone', add_dnr, options, given)
+        build = WithDNR
+    else:
+        check_arguments('model.backbone', ResNet_DNR, arguments)
+        build = CheckedBackbone
     try:
-        backbone = CheckedBackbone(**arguments)
-    except (KeyError, TypeError, ValueError) as error:
-        raise HostError(f'model.backbone: {error.args[0]}') from error
+        backbone = build(**arguments)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise HostError(f'model.backbone: {reason}') from error
     # feat_dim is that of the last stage; each has twice the channels.
     stages_after = len(backbone.res_layers) - 1 - backbone.out_indices[0]
     channels = backbone.feat_dim >> stages_after
@@ -110,12 +121,12 @@ def build_backbone(model):
     if in_channels != channels:
         raise HostError(
             f'model.cls_head.in_channels={in_channels}, but '
-            f'the backbone of depth={backbone.depth} and '
+            f'the backbone of depth={network["depth"]} and '
             f'out_indices={backbone.out_indices} gives {channels} channels'
         )
-    if backbone.pretrained is not None:
+    if network.get('pretrained') is not None:
         try:  # before data sets are read, which takes longer
-            local_file(backbone.pretrained)
+            local_file(network['pretrained'])
         except HostError as error:
             raise HostError(f'model.backbone.pretrained: {error}') from error
     return backbone

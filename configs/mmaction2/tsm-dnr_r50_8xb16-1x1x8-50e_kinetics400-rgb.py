@@ -1,0 +1,13 @@
+# TSM with DNR in mmaction2's own recipe of TSM.
+# Native: python MMACTION2/tools/train.py CONFIG, with this repository on PYTHONPATH.
+# mmengine reads 'mmaction::' with pkg_resources, which setuptools 81 and older have.
+_base_ = 'mmaction::recognition/tsm/tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_kinetics400-rgb.py'  # noqa: E501
+custom_imports = dict(imports=['resnet_dnr'], allow_failed_imports=False)
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='WithDNR',
+        n_segment=8,
+        backbone={{_base_.model.backbone}},
+    )
+)
