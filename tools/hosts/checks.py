@@ -179,8 +179,8 @@ def check_output(backbone):
     """
     if len(network_of(backbone).get('out_indices', ())) != 1:
         raise HostError(
-            'out_indices of model.backbone, or of the network in it, should name the one stage '
-            'that the head sees, such as (3, )'
+            'model.backbone.out_indices, or that of the network in WithDNR, should '
+            'name the one stage that the head sees, such as (3, )'
         )
 
 

@@ -1,9 +1,7 @@
 # SlowOnly with DNR in mmaction2's own recipe of SlowOnly.
-# Native: python MMACTION2/tools/train.py CONFIG, with this repository on PYTHONPATH.
-# mmengine reads 'mmaction::' with pkg_resources, which setuptools 81 and older have.
-_base_ = (
-    'mmaction::recognition/slowonly/slowonly_r50_8xb16-8x8x1-256e_kinetics400-rgb.py'  # noqa: E501
-)
+# For mmaction2's own tools, with this repository on PYTHONPATH, after
+#   cp -r configs/mmaction2/recognition MMACTION2/configs/
+_base_ = './slowonly_r50_8xb16-8x8x1-256e_kinetics400-rgb.py'
 custom_imports = dict(imports=['resnet_dnr'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
