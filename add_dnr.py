@@ -139,7 +139,8 @@ class _Hosted(DynamicNorm):
         if self.frames is None:
             return images
         clips = images.unflatten(0, (x.size(0), self.num_groups))
-        return clips.transpose(1, 2).reshape(x.shape)
+        clips = clips.transpose(1, 2).reshape(x.shape)
+        return clips.contiguous() if x.is_contiguous() else clips
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         """Drop a BatchNorm's weight and bias."""
@@ -416,6 +417,20 @@ def _run_once(network, blocks, n_segment):
                 f'add_dnr: {block.path} should call {", ".join(wanted)}, each once in '
                 f'a pass, but calls {", ".join(block.calls) or "nothing"}'
             )
+        T = _frames(block.shapes[0])
+        child = network.get_submodule(f'{block.stage}.{block.name}')
+        for module in child.modules():  # such as the shift of TSM
+            wanted = getattr(module, 'num_segments', getattr(module, 'n_segment', T))
+            if wanted != T:
+                raise ValueError(
+                    f'add_dnr: with n_segment={n_segment}, {block.path} has {T} frames '
+                    f'a clip, but {type(module).__name__} in it is made for {wanted}'
+                )
+
+
+def _frames(shape):
+    """T of one clip."""
+    return shape[2] if len(shape) == 5 else shape[0]
 
 
 def _check_stage(path, blocks, dnr):
@@ -460,7 +475,7 @@ def _replace(block, k, cls, num_groups, **options):
     """Put a dynamic normalization of a class in place of a block's k-th BatchNorm."""
     bn, shape, (holder, name) = block.norm(k), block.shapes[k - 1], block.norms[k - 1]
     of_clips = len(shape) == 5
-    T = shape[2] if of_clips else shape[0]  # of one clip
+    T = _frames(shape)
     G = max(G for G in range(1, num_groups + 1) if T % G == 0)
     if cls is HostedCrossTemporalNorm:
         options.update(num_groups=G)
