@@ -504,7 +504,7 @@ def _like_norms(module, blocks, k):
     return module.to(norms[0].running_mean)
 
 
-class WithDNR:
+class WithDNR(nn.Module):  # mmaction v1 registers no others
     """A backbone of mmaction2 or mmaction v1, converted: ``dict(type='WithDNR',
     backbone=dict(type='ResNetTSM', depth=50, ...), n_segment=8, ...)`` in a config.
 

@@ -4,10 +4,12 @@ Imported when a Runner is built, and not by the scripts at their start:
 mmengine.runner takes two seconds.
 """
 
+import inspect
 import re
 import warnings
 
 from checkpoint_files import init_backbone, local_file, read_checkpoint
+from mmaction.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner
 
 from add_dnr import WithDNR, add_dnr
@@ -15,7 +17,7 @@ from resnet_dnr import ResNet_DNR
 
 from . import HostError
 from .backbones import network_of
-from .options import check_arguments
+from .options import check_arguments, nearest
 from .resuming import put_back, settings_of
 
 
@@ -105,6 +107,7 @@ def build_backbone(model):
         given = ('network',)  # by WithDNR, of its own argument
         options = {k: v for k, v in arguments.items() if k != 'backbone'}
         check_arguments('model.backbone', add_dnr, options, given)
+        _check_network(network)
         build = WithDNR
     else:
         check_arguments('model.backbone', ResNet_DNR, arguments)
@@ -130,6 +133,30 @@ def build_backbone(model):
         except HostError as error:
             raise HostError(f'model.backbone.pretrained: {error}') from error
     return backbone
+
+
+def _check_network(network):
+    """A network of mmaction2 takes its arguments, some through **kwargs.
+
+    Args:
+        network (dict): its config.
+
+    Raises:
+        HostError: it does not.
+    """
+    cls = MODELS.get(network['type'])
+    known = {
+        name
+        for base in cls.__mro__
+        if '__init__' in vars(base)
+        for name in inspect.signature(base.__init__).parameters
+    } - {'self', 'args', 'kwargs'}
+    for key, value in network.items():
+        if key != 'type' and key not in known:
+            raise HostError(
+                f'model.backbone.backbone.{key}={value!r} is unknown; '
+                f'{nearest(key, known)}'
+            )
 
 
 def hand_over(checkpoint, path):
