@@ -22,7 +22,7 @@ mmaction v1 or mmaction2 is installed, ``ResNet_DNR`` is registered as a backbon
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -39,14 +39,14 @@ __version__ = '0.2.0'
 
 logger = logging.getLogger(__name__)
 
-# What may lie beside this file, wherever that is.
-_FUSED = f'{__package__}.resnet_dnr_fused' if __package__ else 'resnet_dnr_fused'
-try:
-    fused = importlib.import_module(_FUSED)
-except ModuleNotFoundError as error:
-    if error.name != _FUSED:
-        raise
-    fused = None
+
+def _beside(name):
+    """The module that may lie beside this file, wherever that is, or None."""
+    name = f'{__package__}.{name}' if __package__ else name
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
+fused = _beside('resnet_dnr_fused')
 
 DNR_MODES = ('both', 'cross_temporal', 'cross_layer', 'none')
 RUNNING_STATS = ('grouped', 'shared')
@@ -315,8 +315,7 @@ class Block(nn.Module):
         of the stage's cross-layer cell `relay`, which is None where bn1 has none."""
         if not (self.with_cp and torch.is_grad_enabled()):
             return self._forward(x, relay, state)
-        # A compiled graph updates buffers once in any case.
-        run = self._forward if _is_compiling() else _updating_buffers_once(self)
+        run = _updating_buffers_once(self, self._forward)
         return checkpoint(run, x, relay, state, use_reentrant=False)
 
     def _forward(self, x, relay, state):
@@ -596,8 +595,7 @@ def load_pretrained(
         OSError: source is neither a file nor a URL that can be loaded.
         ValueError: source is no checkpoint, has other blocks or other shapes.
     """
-    if state_dict is None:
-        state_dict = _read_state_dict(source)
+    state_dict = _read_state_dict(source) if state_dict is None else state_dict
     loaded = {
         from_published_name(re.sub(r'^(module\.)?(backbone\.)?', '', name)): value
         for name, value in state_dict.items()
@@ -606,9 +604,8 @@ def load_pretrained(
     taken = {name: loaded[name] for name in own if name in loaded}
     optional = re.compile(r'\brelay\.|num_batches_tracked')
     missing = [name for name in own if name not in taken and not optional.search(name)]
-    # The blocks of a deeper network.
-    block = re.compile(rf'({"|".join(backbone.res_layers)})\.\d+\.conv1')
-    unknown = [name for name in loaded if name not in own and block.match(name)]
+    deeper = re.compile(rf'({"|".join(backbone.res_layers)})\.\d+\.conv1')
+    unknown = [name for name in loaded if name not in own and deeper.match(name)]
     wrong = f'{source} is no checkpoint for this ResNet_DNR of depth {backbone.depth}: '
     for names, text in ((missing, 'it lacks'), (unknown, 'it has blocks too many:')):
         if names:
@@ -662,15 +659,17 @@ def _without_autocast(device_type):
         return contextlib.nullcontext()
 
 
-def _updating_buffers_once(block):
+def _updating_buffers_once(block, forward):
     """A block's computation, whose repetition leaves the buffers as they were."""
+    if _is_compiling():  # a compiled graph updates them once in any case
+        return forward
     calls = []
 
     def run(*args):
         kept = [(b, b.clone()) for b in block.buffers()] if calls else []
         calls.append(True)
         try:
-            return block._forward(*args)
+            return forward(*args)
         finally:
             for buffer, value in kept:
                 buffer.data.copy_(value)
@@ -678,8 +677,8 @@ def _updating_buffers_once(block):
     return run
 
 
-def _register():
-    """Register ResNet_DNR with the host that there is, if any."""
+def _register(backbone):
+    """Register a class with the host that there is, if any."""
     for name in ('mmaction.registry', 'mmaction.models.registry'):  # mmaction2, v1
         try:
             registry = importlib.import_module(name)
@@ -692,9 +691,10 @@ def _register():
         else:
             modules, register = registry.BACKBONES, registry.BACKBONES.register_module
         # A host that has the file inside as well keeps the one registered first.
-        if 'ResNet_DNR' not in modules.module_dict:
-            register(ResNet_DNR)
+        if backbone.__name__ not in modules.module_dict:
+            register(backbone)
         return
 
 
-_register()
+_register(ResNet_DNR)
+_beside('add_dnr')  # registers the conversion of a host's own networks

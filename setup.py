@@ -1,6 +1,6 @@
 """Installs the backbone as the module resnet_dnr; torch is its one need.
 
-resnet_dnr_fused comes along where it lies beside it. The tools and configs
+resnet_dnr_fused and add_dnr come along where they lie beside it. The tools and configs
 run from a checkout: see README.md.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from setuptools import setup
 
 HERE = Path(__file__).resolve().parent
-MODULES = ('resnet_dnr', 'resnet_dnr_fused', 'resnet_dnr_kernels')
+MODULES = ('resnet_dnr', 'resnet_dnr_fused', 'resnet_dnr_kernels', 'add_dnr')
 
 
 def version():

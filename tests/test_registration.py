@@ -104,7 +104,7 @@ def miniature(request, tmp_path):
     for package in {tmp_path / 'mmaction', tmp_path / 'mmaction/models', folder}:
         (package / '__init__.py').touch()
     (tmp_path / (registry.replace('.', '/') + '.py')).write_text(text)
-    for path in ROOT.glob('resnet_dnr*.py'):
+    for path in ROOT.glob('*dnr*.py'):
         shutil.copy(path, folder)
     start = f'from {registry} import {name} as R\nd = R.module_dict\n'
     return tmp_path, start, f'{backbones}.resnet_dnr'
@@ -130,7 +130,7 @@ before = {name.split('.')[0] for name in sys.modules}
 from resnet_dnr import ResNet_DNR
 added = {name.split('.')[0] for name in sys.modules} - before
 assert added - set(sys.builtin_module_names) <= {
-    'resnet_dnr', 'resnet_dnr_fused', 'resnet_dnr_kernels'} | set(
+    'add_dnr', 'resnet_dnr', 'resnet_dnr_fused', 'resnet_dnr_kernels'} | set(
     getattr(sys, 'stdlib_module_names', added)), added
 model = ResNet_DNR(18, out_indices=(3, ))
 assert model(torch.zeros(8, 3, 32, 32)).shape == (8, 512, 1, 1)
@@ -176,8 +176,9 @@ def test_inside_a_host(miniature):
     python(
         f'{start}assert d == {{}}\n'
         f'from {inner} import ResNet_DNR\n'
-        f'assert d == {{"ResNet_DNR": ResNet_DNR}}\n'
-        f'assert ResNet_DNR.__module__ == {inner!r}\n',
+        f'assert d["ResNet_DNR"] is ResNet_DNR\n'
+        f'assert ResNet_DNR.__module__ == {inner!r}\n'
+        f'assert d["WithDNR"].__module__ == {inner.replace("resnet", "add")!r}\n',
         folder,
     )
 
@@ -187,7 +188,8 @@ def test_beside_a_host(miniature):
     folder, start, _ = miniature
     python(
         f'from resnet_dnr import ResNet_DNR\n{start}'
-        'assert d == {"ResNet_DNR": ResNet_DNR}\n',
+        'assert d["ResNet_DNR"] is ResNet_DNR\n'
+        'assert d["WithDNR"].__module__ == "add_dnr"\n',
         folder,
     )
 
@@ -204,9 +206,10 @@ def test_inside_and_beside_the_first_counts(miniature, order):
         f'a, b = map(import_module, {names})\n'
         'assert a.ResNet_DNR is not b.ResNet_DNR\n'
         'first = a.ResNet_DNR\n'
-        'assert d == {"ResNet_DNR": first}\n'
+        'assert d["ResNet_DNR"] is first\n'
+        'with_dnr = d["WithDNR"]\n'
         'reload(a), reload(b)\n'
-        'assert d == {"ResNet_DNR": first}\n'
+        'assert d == {"ResNet_DNR": first, "WithDNR": with_dnr}\n'
         'first(18, num_stages=1, strides=(1, ), dilations=(1, ), '
         'out_indices=(0, ))\n',
         folder,

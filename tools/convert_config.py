@@ -3,8 +3,8 @@
 
 The result runs with mmaction2's own tools, with this repository and its
 tools folder on PYTHONPATH; its first lines say how. There it finds what it
-names in custom_imports: resnet_dnr, which takes resnet_dnr_fused from beside
-it, and the modules of hosts.
+names in custom_imports: resnet_dnr, which takes resnet_dnr_fused and add_dnr
+from beside it, and the modules of hosts.
 """
 
 import argparse

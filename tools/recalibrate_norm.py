@@ -282,6 +282,11 @@ def recalibrate(args):
     )
     checkpoint = read_checkpoint(args.checkpoint)
     check_files(local_file(args.checkpoint), args.out)
+    if cfg.model.backbone.type != 'ResNet_DNR':
+        raise HostError(
+            f'model.backbone.type={cfg.model.backbone.type!r} cannot be recalibrated, '
+            'only ResNet_DNR'
+        )
     cfg.load_from = cfg.model.backbone.pretrained = None  # of the training's start
     cfg.randomness = dict(seed=0)
     runner = build_runner(cfg, args.launcher)

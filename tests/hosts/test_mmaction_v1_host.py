@@ -883,3 +883,32 @@ def test_a_folder_that_is_no_checkout(tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.startswith(f'MMACTION_ROOT={tmp_path} is no checkout')
+
+
+@needs_v1
+def test_a_network_of_v1_with_dnr(tmp_path):
+    """SlowOnly-DNR, which v1 trains and tests by the repository's config."""
+    name = 'SlowOnly_DNR_resnet50_kinetics400_rgb_seg1_f8s8_mmaction_v1.py'
+    make = [sys.executable, ROOT / 'tools/data/make_arrow_dataset.py', tmp_path / 'a']
+    few = [f'--{split}=1' for split in ('train', 'val', 'test')]
+    subprocess.run([*make, '--pairs=2', '--size=32', *few], check=True)
+    (tmp_path / 'config.py').write_text(f"""
+_base_ = {str(ROOT / 'configs' / name)!r}
+clip = dict(
+    type='RawFramesDataset', img_scale=32, input_size=32, flip_ratio=0,
+    multiscale_crop=False, oversample=None, new_step=1, random_shift=False,
+    ann_file='a/train.txt', img_prefix='a/rawframes/train')
+data = dict(videos_per_gpu=2, workers_per_gpu=0, train=dict(**clip),
+            test=dict(num_segments=1, **clip))
+model = dict(spatial_temporal_module=dict(spatial_size=1),
+             cls_head=dict(num_classes=4))
+lr_config = dict(warmup_iters=1)
+total_epochs = 1
+work_dir = 'work'
+""")
+    run(tmp_path, 'train', 1, 'config.py')
+    state = torch.load(tmp_path / 'work/epoch_1.pth', weights_only=True)['state_dict']
+    assert state['backbone.layer1.0.bn2.running_mean'].shape == (4, 64)
+    assert 'backbone.layer4.relay.hidden_map.2.bias' in state
+    run(tmp_path, 'test', 1, 'config.py', 'work/epoch_1.pth', '--out', 'out.pkl')
+    assert len(pickle.loads((tmp_path / 'out.pkl').read_bytes())) == 4

@@ -6,6 +6,7 @@ import os.path as osp
 from whole_files import temporary_name
 
 from . import HostError
+from .backbones import network_of
 
 
 def check_clips(split, data, backbone, in_channels=3):
@@ -176,10 +177,10 @@ def check_output(backbone):
     Raises:
         HostError: it has none or several.
     """
-    if len(backbone.get('out_indices', ())) != 1:
+    if len(network_of(backbone).get('out_indices', ())) != 1:
         raise HostError(
-            'model.backbone.out_indices should name the one stage '
-            'that the head sees, such as (3, )'
+            'model.backbone.out_indices, or that of the network in WithDNR, should '
+            'name the one stage that the head sees, such as (3, )'
         )
 
 
@@ -222,11 +223,12 @@ def check_unused_stages(backbone, find_unused_parameters):
         HostError: stages after the last output have none, which would end the
             training in its second iteration.
     """
-    used = max(backbone['out_indices']) + 1
-    stages = backbone.get('num_stages', 4)
+    network = network_of(backbone)
+    used = max(network['out_indices']) + 1
+    stages = network.get('num_stages', 4)
     if used < stages and not find_unused_parameters:
         raise HostError(
-            f'model.backbone.out_indices={tuple(backbone["out_indices"])} leaves '
+            f'model.backbone.out_indices={tuple(network["out_indices"])} leaves '
             f'stages of {stages} unused, which several processes wait for: '
             f'--cfg-options model.backbone.num_stages={used} builds none, '
             f'find_unused_parameters=True builds and ignores them'

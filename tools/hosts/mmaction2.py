@@ -13,6 +13,7 @@ import torch
 from checkpoint_files import choose_fitting, fill_model, read_checkpoint
 
 from . import HostError, ignore_torch_warnings
+from .backbones import leave_out_pretrained
 from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stages
 from .locks import FolderLock
 from .mmaction2_config import load_config, translate
@@ -60,7 +61,7 @@ def train(args):
                 leave_group()
                 return
             cfg.load_from, cfg.resume = start.path, True
-            cfg.model.backbone.pretrained = None  # of the start alone
+            leave_out_pretrained(cfg.model.backbone)  # of the start alone
             args.seed = choose_seed(args.seed, start.checkpoint, start.path)
         elif cfg.load_from:
             start.checkpoint = read_checkpoint(cfg.load_from)
@@ -122,7 +123,8 @@ def test(args):
     check_fcn_testing(args)
     cfg = translate(load_config(args.config, args.cfg_options), splits=('test',))
     checkpoint = read_checkpoint(args.checkpoint)
-    cfg.load_from = cfg.model.backbone.pretrained = None  # of the training's start
+    cfg.load_from = None  # of the training's start, as is what follows
+    leave_out_pretrained(cfg.model.backbone)
     cfg.test_evaluator = dict(
         type='V1Results', out=args.out, use_softmax=args.use_softmax
     )

@@ -98,6 +98,8 @@ class V1SampleFrames(BaseTransform):
     def transform(self, results):
         """Add frame_inds to results, which has total_frames."""
         results['frame_inds'] = frame_indices(results['total_frames'], **self.rule)
+        results['num_clips'] = self.rule['num_segments']  # for FormatShape's NCTHW
+        results['clip_len'] = self.rule['new_length']
         return results
 
 
@@ -179,17 +181,18 @@ class V1Preprocessor(ActionDataPreprocessor):
         mean, std (sequence of float): a number a channel, in the order after
             to_rgb.
         to_rgb (bool): swap the channels, BGR to RGB, before normalizing.
-        format_shape (str): of the clips, 'NCHW'.
+        format_shape (str): of the clips, 'NCHW' or 'NCTHW'.
     """
 
     def __init__(self, mean, std, to_rgb=False, format_shape='NCHW'):
         super().__init__(mean, std, to_rgb, format_shape=format_shape)
-        if format_shape != 'NCHW':
-            raise ValueError(f'format_shape={format_shape!r} should be NCHW')
+        if format_shape not in ('NCHW', 'NCTHW'):
+            raise ValueError(f'format_shape={format_shape!r} should be NCHW or NCTHW')
         self._non_blocking = True  # ActionDataPreprocessor passes none on
 
     def preprocess(self, inputs, data_samples, training=False):
-        """inputs: clips, stacked or as a list, (clips, images, 3, H, W)."""
+        """inputs: clips, stacked or as a list, (clips, images, 3, H, W), or
+        (clips, crops, 3, T, H, W)."""
         if not torch.is_tensor(inputs):
             inputs = torch.stack(inputs)
         if self.to_rgb:

@@ -5,11 +5,10 @@ learning rates and averaging. A key that cannot be honoured is an error that
 names it.
 """
 
-import math
-
 from mmengine.config import Config
 
 from . import HostError
+from .backbones import network_of, strides_of
 from .checks import (
     check_clips,
     check_output,
@@ -28,6 +27,22 @@ from .videos import check_flip_label_map, check_skip_broken
 IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components', 'hosts.mmaction2_hooks']
 VIDEO_IMPORTS = ['hosts.mmaction2_videos']  # where it has video files
 SPLITS = ('train', 'val', 'test')
+# By v1's recognizer: of the images or clips that the network takes the format, what
+# v1 pools with, mmaction2's recognizer and head, and the networks for WithDNR.
+KINDS = dict(
+    TSN2D=(
+        'NCHW',
+        'SimpleSpatialModule',
+        ('Recognizer2D', 'TSNHead'),
+        ('ResNet', 'ResNetTSM'),
+    ),
+    TSN3D=(
+        'NCTHW',
+        'SimpleSpatialTemporalModule',
+        ('Recognizer3D', 'I3DHead'),
+        ('ResNet3d', 'ResNet3dSlowOnly', 'ResNet2Plus1d'),
+    ),
+)
 
 
 def load_config(path, cfg_options=None):
@@ -72,7 +87,7 @@ def translate(v1, validate=False, splits=SPLITS):
             f'workflow={v1.workflow!r} cannot be honoured, only '
             f"[('train', 1)]; --validate validates"
         )
-    model, spatial_size = _model(v1.model)
+    model, input_format, pool_size = _model(v1.model)
     data = Keys('data', v1.data)
     videos_per_gpu = data.take('videos_per_gpu')
     workers_per_gpu = data.take('workers_per_gpu')
@@ -86,7 +101,8 @@ def translate(v1, validate=False, splits=SPLITS):
             split,
             data.take(split),
             v1.model.backbone,
-            spatial_size,
+            input_format,
+            pool_size,
             num_classes,
             videos_per_gpu,
             workers_per_gpu,
@@ -100,7 +116,7 @@ def translate(v1, validate=False, splits=SPLITS):
             'model'
         )
     model['data_preprocessor'] = dict(
-        type='V1Preprocessor', format_shape='NCHW', **norm
+        type='V1Preprocessor', format_shape=input_format, **norm
     )
     epochs = v1.total_epochs
     cfg = dict(
@@ -144,20 +160,29 @@ def translate(v1, validate=False, splits=SPLITS):
 
 
 def _model(values):
-    """TSN2D as Recognizer2D with a TSNHead; and the size that it pools."""
+    """The recognizer, its input's format, and the (time, space) that v1 pools."""
     model = Keys('model', values)
-    model.expect('type', ['TSN2D'])
-    model.expect('modality', ['RGB'], 'RGB')
-    model.expect('in_channels', [3], 3)
+    kind = model.expect('type', list(KINDS))
+    input_format, pooling, (recognizer, head_type), networks = KINDS[kind]
     backbone = dict(model.take('backbone'))
-    Keys('model.backbone', backbone).expect('type', ['ResNet_DNR'])
+    if kind == 'TSN2D':
+        model.expect('modality', ['RGB'], 'RGB')
+        model.expect('in_channels', [3], 3)
+        Keys('model.backbone', backbone).expect('type', ['ResNet_DNR', 'WithDNR'])
+    else:
+        model.expect('fcn_testing', [False], False)
+        Keys('model.backbone', backbone).expect('type', ['WithDNR'])
+    if backbone['type'] == 'WithDNR':
+        network = network_of(backbone)
+        Keys('model.backbone.backbone', network).expect('type', networks)
     check_output(backbone)
     spatial = Keys(
         'model.spatial_temporal_module', model.take('spatial_temporal_module')
     )
-    spatial.expect('type', ['SimpleSpatialModule'])
+    spatial.expect('type', [pooling])
     spatial.expect('spatial_type', ['avg'], 'avg')
-    spatial_size = spatial.take('spatial_size', 7)
+    temporal_size = spatial.take('temporal_size', 1) if kind == 'TSN3D' else None
+    pool_size = temporal_size, spatial.take('spatial_size', 7)
     spatial.finish()
     consensus = Keys('model.segmental_consensus', model.take('segmental_consensus'))
     consensus.expect('type', ['SimpleConsensus'])
@@ -173,10 +198,10 @@ def _model(values):
     head.expect('fcn_testing', [False], False)
     num_classes = head.take('num_classes', 101)
     translated = dict(
-        type='Recognizer2D',
+        type=recognizer,
         backbone=backbone,
         cls_head=dict(
-            type='TSNHead',
+            type=head_type,
             num_classes=num_classes,
             in_channels=head.take('in_channels', 2048),
             dropout_ratio=head.take('dropout_ratio', 0.8),
@@ -186,17 +211,24 @@ def _model(values):
         ),
     )
     head.finish()
-    return translated, spatial_size
+    return translated, input_format, pool_size
 
 
 def _dataloader(
-    split, values, backbone, spatial_size, num_classes, videos_per_gpu, workers_per_gpu
+    split,
+    values,
+    backbone,
+    input_format,
+    pool_size,
+    num_classes,
+    videos_per_gpu,
+    workers_per_gpu,
 ):
     """The loader of a split's data set, and its normalization."""
     data = Keys(f'data.{split}', values)
     kind = data.expect('type', ['RawFramesDataset', 'VideoDataset'])
     data.expect('modality', ['RGB'], 'RGB')
-    data.expect('input_format', ['NCHW'], 'NCHW')
+    data.expect('input_format', [input_format], 'NCHW')
     for key, default in (
         ('div_255', False),
         ('resize_crop', False),
@@ -224,12 +256,14 @@ def _dataloader(
     check_clips(split, values, backbone)
     num_segments = data.take('num_segments', 3)
     new_length = data.take('new_length', 1)
+    if input_format == 'NCTHW':
+        _check_length(split, new_length, num_segments, backbone, pool_size[0])
     input_size = data.take('input_size', 224)
     width, height = (
         (input_size, input_size) if isinstance(input_size, int) else input_size
     )
     oversample = data.expect('oversample', [None, 'three_crop', 'ten_crop'], None)
-    _check_feature_size(split, width, height, backbone, spatial_size, oversample)
+    _check_feature_size(split, width, height, backbone, pool_size[1], oversample)
     check_scale(split, values)
     scale = data.take('img_scale', 256)
     keep_ratio = data.take('resize_keep_ratio', True)
@@ -287,7 +321,7 @@ def _dataloader(
             dict(type='Flip', flip_ratio=flip_ratio, flip_label_map=flip_label_map)
         )
     pipeline += [
-        dict(type='FormatShape', input_format='NCHW'),
+        dict(type='FormatShape', input_format=input_format),
         dict(type='PackActionInputs'),
     ]
 
@@ -344,8 +378,7 @@ def _check_feature_size(split, width, height, backbone, spatial_size, oversample
     """v1 pools exactly spatial_size x spatial_size features."""
     if split == 'test' and oversample == 'three_crop':
         spatial_size = 8  # v1's test script sets it
-    stages = backbone['out_indices'][0] + 1
-    stride = 4 * math.prod(backbone.get('strides', (1, 2, 2, 2))[:stages])
+    stride, _ = strides_of(backbone)
     features = -(-height // stride), -(-width // stride)
     if features != (spatial_size, spatial_size):
         raise HostError(
@@ -357,6 +390,23 @@ def _check_feature_size(split, width, height, backbone, spatial_size, oversample
                 if split == 'test' and oversample == 'three_crop'
                 else f'model.spatial_temporal_module.spatial_size={spatial_size}'
             )
+        )
+
+
+def _check_length(split, new_length, num_segments, backbone, temporal_size):
+    """v1 pools exactly temporal_size frames of features, and trains on one clip."""
+    length = new_length
+    for stride in strides_of(backbone)[1]:
+        length = -(-length // stride)
+    if length != temporal_size:
+        raise HostError(
+            f'data.{split}.new_length={new_length} gives {length} frames of features, '
+            f'but model.spatial_temporal_module.temporal_size={temporal_size}'
+        )
+    if split == 'train' and num_segments != 1:
+        raise HostError(
+            f'data.train.num_segments={num_segments} cannot be honoured on mmaction2: '
+            'a 3D network trains on one clip a video, num_segments=1'
         )
 
 

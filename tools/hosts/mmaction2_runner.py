@@ -4,17 +4,21 @@ Imported when a Runner is built, and not by the scripts at their start:
 mmengine.runner takes two seconds.
 """
 
+import inspect
 import re
 import warnings
 
 from checkpoint_files import init_backbone, local_file, read_checkpoint
+from mmaction.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner
 
+from add_dnr import WithDNR, add_dnr
 from resnet_dnr import ResNet_DNR
 
 from . import HostError
+from .backbones import network_of
 from .checks import check_backend
-from .options import check_arguments
+from .options import check_arguments, nearest
 from .resuming import put_back, settings_of
 
 
@@ -98,13 +102,29 @@ def build_backbone(model):
         HostError: as CheckedRunner.build_model does.
     """
     arguments = dict(model['backbone'])
-    del arguments['type']
-    check_arguments('model.backbone', ResNet_DNR, arguments)
+    kind = arguments.pop('type')
+    network = network_of(model['backbone'])
+    if kind == 'WithDNR':
+        given = ('network',)  # by WithDNR, of its own argument
+        options = {k: v for k, v in arguments.items() if k != 'backbone'}
+        check_arguments('model.backbone', add_dnr, options, given)
+        _check_network(network)
+        build = WithDNR
+    else:
+        check_arguments('model.backbone', ResNet_DNR, arguments)
+        build = CheckedBackbone
     check_backend(arguments)
     try:
-        backbone = CheckedBackbone(**arguments)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise HostError(f'model.backbone: {error.args[0]}') from error
+        backbone = build(**arguments)
+    except (
+        AssertionError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise HostError(f'model.backbone: {reason}') from error
     # feat_dim is that of the last stage; each has twice the channels.
     stages_after = len(backbone.res_layers) - 1 - backbone.out_indices[0]
     channels = backbone.feat_dim >> stages_after
@@ -112,15 +132,39 @@ def build_backbone(model):
     if in_channels != channels:
         raise HostError(
             f'model.cls_head.in_channels={in_channels}, but '
-            f'the backbone of depth={backbone.depth} and '
+            f'the backbone of depth={network["depth"]} and '
             f'out_indices={backbone.out_indices} gives {channels} channels'
         )
-    if backbone.pretrained is not None:
+    if network.get('pretrained') is not None:
         try:  # before data sets are read, which takes longer
-            local_file(backbone.pretrained)
+            local_file(network['pretrained'])
         except HostError as error:
             raise HostError(f'model.backbone.pretrained: {error}') from error
     return backbone
+
+
+def _check_network(network):
+    """A network of mmaction2 takes its arguments, some through **kwargs.
+
+    Args:
+        network (dict): its config.
+
+    Raises:
+        HostError: it does not.
+    """
+    cls = MODELS.get(network['type'])
+    known = {
+        name
+        for base in cls.__mro__
+        if '__init__' in vars(base)
+        for name in inspect.signature(base.__init__).parameters
+    } - {'self', 'args', 'kwargs'}
+    for key, value in network.items():
+        if key != 'type' and key not in known:
+            raise HostError(
+                f'model.backbone.backbone.{key}={value!r} is unknown; '
+                f'{nearest(key, known)}'
+            )
 
 
 def hand_over(checkpoint, path):

@@ -103,6 +103,8 @@ class V1VideoClip(BaseTransform):
                 f'{results["where"]}: {results["filename"]} cannot be read: {error}'
             ) from error
         results['frame_inds'] = numbers
+        results['num_clips'] = self.rule['num_segments']  # for FormatShape's NCTHW
+        results['clip_len'] = self.rule['new_length']
         results['imgs'] = [images[number - 1] for number in numbers]
         results['original_shape'] = results['img_shape'] = images[numbers[0] - 1].shape[
             :2

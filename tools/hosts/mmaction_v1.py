@@ -24,7 +24,7 @@ from checkpoint_files import (
 )
 from whole_files import replacing
 
-from . import HostError, v1_config, v1_data, v1_fixes
+from . import HostError, backbones, v1_config, v1_data, v1_fixes
 from .checks import check_gpus, check_out
 from .locks import FolderLock
 from .options import DictAction  # noqa: F401
@@ -221,8 +221,8 @@ def build_recognizer(build):
 
 def leave_out_pretrained(cfg):
     """What a training started from is not needed where a checkpoint follows."""
-    if cfg.model.get('backbone', {}).get('pretrained'):
-        cfg.model.backbone.pretrained = None
+    if cfg.model.get('backbone'):
+        backbones.leave_out_pretrained(cfg.model.backbone)
 
 
 def set_launcher(launcher):

@@ -99,7 +99,7 @@ def check_config(cfg, args):
     for split in splits:
         _check_split(split, cfg.data[split], cfg.model)
     backbone = cfg.model.backbone
-    if backbone.type == 'ResNet_DNR':
+    if backbone.type in ('ResNet_DNR', 'WithDNR'):
         check_output(backbone)
         check_backend(backbone)
         if task == 'train':  # v1 trains one process as it does several
@@ -206,5 +206,5 @@ def _check_split(split, data, model):
     else:
         read_list(data.ann_file, FORMS[kind], num_classes)
     check_scale(split, data)
-    if model.backbone.type == 'ResNet_DNR':
+    if model.backbone.type in ('ResNet_DNR', 'WithDNR'):
         check_clips(split, data, model.backbone, model.get('in_channels', 3))

@@ -9,6 +9,7 @@ What goes where:
   resnet_dnr.py        into mmaction/models/tenons/backbones/
   resnet_dnr_fused.py  beside it, where this repository has it: the method runs
                        without it, but slower
+  add_dnr.py           beside it: DNR in mmaction v1's own networks
   configs/**/*.py      to the same relative paths under configs/
   two lines            into mmaction/models/tenons/backbones/__init__.py: the
                        import and, first in the list, the entry of __all__
@@ -47,7 +48,12 @@ REPO = Path(__file__).resolve().parents[2]
 BACKBONES = 'mmaction/models/tenons/backbones/'
 INIT = BACKBONES + '__init__.py'
 # All but the first are optional.
-MODULES = ('resnet_dnr.py', 'resnet_dnr_fused.py', 'resnet_dnr_kernels.py')
+MODULES = (
+    'resnet_dnr.py',
+    'resnet_dnr_fused.py',
+    'resnet_dnr_kernels.py',
+    'add_dnr.py',
+)
 IMPORT = b'from .resnet_dnr import ResNet_DNR'
 ENTRY = b"    'ResNet_DNR',"
 # While files are changed: their relative paths, one a line.

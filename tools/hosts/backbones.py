@@ -1,0 +1,65 @@
+"""What model.backbone of a config is: ResNet_DNR, or a host's own in WithDNR."""
+
+import math
+
+from . import HostError
+
+
+def network_of(backbone):
+    """The config of the network itself.
+
+    Args:
+        backbone (dict): model.backbone of a config.
+
+    Returns:
+        dict: backbone, or what WithDNR converts.
+
+    Raises:
+        HostError: WithDNR is given no network.
+    """
+    if backbone.get('type') != 'WithDNR':
+        return backbone
+    network = backbone.get('backbone')
+    if not isinstance(network, dict) or 'type' not in network:
+        raise HostError(
+            'model.backbone.backbone should be the config of the network that '
+            f'WithDNR converts, got {network!r}'
+        )
+    return network
+
+
+def leave_out_pretrained(backbone):
+    """What a training started from is not needed where a checkpoint follows.
+
+    Args:
+        backbone (dict): model.backbone of a config; changed.
+    """
+    network = network_of(backbone)
+    if network.get('pretrained'):
+        network['pretrained'] = None
+        if network['type'] == 'ResNetTSM':  # or it wants a file
+            network['pretrained2d'] = False
+
+
+def strides_of(backbone):
+    """By what the sides and the length of the output are divided.
+
+    Args:
+        backbone (dict): model.backbone of a config, of a type that mmaction2_config
+            translates.
+
+    Returns:
+        tuple: the stride in space, and the strides in time, one after the other.
+    """
+    network = network_of(backbone)
+    stages = network['out_indices'][0] + 1
+    stem = network.get('conv1_stride_s', 2) * network.get('pool1_stride_s', 2)
+    spatial = network.get('strides', network.get('spatial_strides', (1, 2, 2, 2)))
+    pool2 = network['type'] == 'ResNet3d' and network.get('with_pool2', True)
+    temporal = (
+        network.get('conv1_stride_t', 1),
+        network.get('pool1_stride_t', 1),
+        2 if pool2 else 1,
+        *network.get('temporal_strides', (1, 1, 1, 1))[:stages],
+    )
+    return stem * math.prod(spatial[:stages]), temporal
