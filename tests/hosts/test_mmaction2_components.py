@@ -9,9 +9,9 @@ from hosts import HostError
 from hosts.frame_indices import frame_indices
 from hosts.mmaction2_components import (
     FullBatchSampler,
-    V1ReadFrames,
     V1Preprocessor,
     V1RawFrames,
+    V1ReadFrames,
     V1Results,
     V1SampleFrames,
 )
