@@ -63,9 +63,7 @@ def data(tmp_path_factory):
 def test_settings():
     assert settings_of('plain') == {}
     assert settings_of('bn+bf16') == {'model.backbone.dnr': 'none', 'amp': 'bf16'}
-    with pytest.raises(
-        HostError, match="--settings bn\\+fast: 'fast' is none of plain"
-    ):
+    with pytest.raises(HostError, match="'fast' is none of plain"):
         settings_of('bn+fast')
 
 
