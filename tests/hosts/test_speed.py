@@ -278,18 +278,17 @@ def test_the_rate_follows_the_clips_a_step(folder):
         'scaled',
         *'--accumulate 2 --auto-scale-lr --cfg-options'.split(),
         'auto_scale_lr.base_batch_size=16',
-        'lr_config.policy=fixed',
-        'lr_config.warmup=None',
     )
     assert 'batch size of 16 and the current batch size is 8' in log
-    assert checkpoint['optimizer']['param_groups'][0]['lr'] == pytest.approx(0.025)
+    (group,) = checkpoint['optimizer']['param_groups']
+    assert group['initial_lr'] == pytest.approx(0.05 * 8 / 16)
 
 
 def test_resuming_with_other_settings(folder):
     """The command counts, and a line says what changed; names stay."""
     log, checkpoint = train(folder, 'first', '--amp', '--channels-last')
-    assert log.count('amp=bf16: the backbone computes in bfloat16') == 1
-    assert log.count('channels_last=True: the backbone') == 1
+    assert log.count('INFO - amp=bf16: the backbone computes in bfloat16') == 1
+    assert log.count('INFO - channels_last=True: the backbone') == 1
     assert checkpoint['meta']['speed'] == dict(PLAIN, amp='bf16', channels_last=True)
     code, log = call(
         TRAIN,

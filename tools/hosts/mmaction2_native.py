@@ -90,6 +90,8 @@ def merge_native(cfg, native):
         if name not in known:
             usable = known - {*ELSEWHERE}
             raise HostError(f'native.{name}: nothing reads it; {nearest(name, usable)}')
+        if isinstance(cfg.get(name), dict) and not isinstance(value, (dict, list)):
+            raise HostError(f'native.{name}={value!r} should be a dict')
         task = next((task for task in TASKS if name in TASKS[task]), None)
         if task is None or f'{task}_cfg' in cfg:
             used[name] = value
