@@ -167,6 +167,10 @@ class V1RuntimeInfoHook(RuntimeInfoHook):
         ):
             self.settle(runner)
 
+    def after_train(self, runner):
+        self.settle(runner)
+        super().after_train(runner)
+
     def settle(self, runner):
         """Look at the numbers of the steps that are behind."""
         while self.steps:
