@@ -24,7 +24,7 @@ from .lists import check_template
 from .mmaction2_native import merge_native
 from .options import read_config
 from .resuming import check_settings
-from .speed import describe, rate_scale, speed_of
+from .speed import describe, of_backbone, rate_scale, speed_of
 from .videos import check_flip_label_map, check_skip_broken
 
 # What the native config imports: the backbone, and v1's rules.
@@ -184,11 +184,8 @@ def _model(values, speed):
     backbone = dict(model.take('backbone'))
     Keys('model.backbone', backbone).expect('type', ['ResNet_DNR'])
     check_output(backbone)
-    fast = {
-        name: speed[name] for name in ('amp', 'channels_last', 'compile') if speed[name]
-    }
-    if fast:
-        backbone.update(fast, type='FastResNet_DNR')
+    if of_backbone(speed):
+        backbone.update(of_backbone(speed), type='FastResNet_DNR')
     spatial = Keys(
         'model.spatial_temporal_module', model.take('spatial_temporal_module')
     )

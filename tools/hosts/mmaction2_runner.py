@@ -15,7 +15,7 @@ from resnet_dnr import ResNet_DNR
 from . import HostError
 from .options import check_arguments
 from .resuming import put_back, settings_of
-from .speed import FastBackbone
+from .speed import OF_BACKBONE, FastBackbone
 
 
 class CheckedBackbone(FastBackbone, ResNet_DNR):
@@ -111,8 +111,7 @@ def build_backbone(model):
             f'native.model.backbone.type={kind!r}: the scripts train ResNet_DNR; '
             f'tools/convert_config.py writes a config for other tools'
         )
-    fast = {name: arguments.pop(name, None) for name in ('amp', 'compile')}
-    fast['channels_last'] = arguments.pop('channels_last', False)
+    fast = {name: arguments.pop(name) for name in OF_BACKBONE if name in arguments}
     check_arguments('model.backbone', ResNet_DNR, arguments)
     try:
         backbone = CheckedBackbone(**arguments, **fast)

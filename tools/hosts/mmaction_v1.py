@@ -30,7 +30,14 @@ from .locks import FolderLock
 from .options import DictAction  # noqa: F401
 from .processes import interruptible
 from .resuming import begin, choose_seed, is_done
-from .speed import FastBackbone, config_options, describe, rate_scale, speed_of
+from .speed import (
+    FastBackbone,
+    config_options,
+    describe,
+    of_backbone,
+    rate_scale,
+    speed_of,
+)
 from .training_state import check_scores, naming_folder
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -342,14 +349,11 @@ def set_speed(cfg, args):
     from mmaction.models import BACKBONES
 
     speed, lines = speed_of(cfg), []
-    fast = {
-        name: speed[name] for name in ('amp', 'channels_last', 'compile') if speed[name]
-    }
-    if fast:
+    if of_backbone(speed):
         classes = BACKBONES.module_dict
         plain = classes['ResNet_DNR']
         classes['ResNet_DNR'] = type('ResNet_DNR', (FastBackbone, plain), {})
-        cfg.model.backbone.update(fast)
+        cfg.model.backbone.update(of_backbone(speed))
         lines = describe(speed)
     scale = rate_scale(cfg)
     if scale and scale['enable'] and not hasattr(args, 'checkpoint'):

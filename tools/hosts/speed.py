@@ -21,6 +21,7 @@ from .config_keys import Keys
 
 DTYPES = dict(bf16=torch.bfloat16, fp16=torch.float16)
 MODES = ('default', 'reduce-overhead')
+OF_BACKBONE = ('amp', 'channels_last', 'compile')  # arguments of FastBackbone
 
 
 # ---- the command line, and the config
@@ -209,6 +210,11 @@ def describe(speed):
     return lines
 
 
+def of_backbone(speed):
+    """Arguments of :class:`FastBackbone` that are not its defaults, as a dict."""
+    return {name: speed[name] for name in OF_BACKBONE if speed[name]}
+
+
 def changes(speed, meta, path):
     """What to say where a training goes on with other settings.
 
@@ -226,7 +232,7 @@ def changes(speed, meta, path):
     # Another number of batches a step is another batch: resuming says that.
     changed = [
         f'{name} is {speed[name]!r} and was {before.get(name)!r}'
-        for name in ('amp', 'channels_last', 'compile')
+        for name in OF_BACKBONE
         if speed[name] != before.get(name)
     ]
     if not changed:

@@ -18,7 +18,7 @@ from .checks import (
 from .lists import check_template, read_list
 from .options import check_arguments, nearest, read_config
 from .resuming import check_settings
-from .speed import rate_scale, speed_of
+from .speed import of_backbone, rate_scale, speed_of
 from .v1_data import FORMS
 from .videos import check_flip_label_map, check_skip_broken, video_files
 
@@ -116,8 +116,8 @@ def _check_speed(cfg):
         raise HostError(
             f'accumulate={speed["accumulate"]} cannot be honoured {instead}'
         )
-    for name in ('amp', 'channels_last', 'compile'):
-        if speed[name] and cfg.model.backbone.type != 'ResNet_DNR':
+    for name in of_backbone(speed):
+        if cfg.model.backbone.type != 'ResNet_DNR':
             raise HostError(
                 f'{name}={speed[name]!r} needs model.backbone.type=ResNet_DNR, not '
                 f'{cfg.model.backbone.type!r}'
