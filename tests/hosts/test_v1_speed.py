@@ -19,14 +19,13 @@ from test_mmaction_v1_host import (
 REFUSALS = """
 import argparse
 from hosts import HostError, v1_config
+host.add_backbone()
 for options in (
     dict(native=dict(custom_hooks=[])), dict(accumulate=2), dict(amp='half'),
-    dict(amp='bf16', **{'model.backbone.type': 'ResNet'}),
+    {'amp': 'bf16', 'model.backbone.type': 'ResNet'},
     {'auto_scale_lr.enable': True}, dict(class_names='none.txt'),
 ):
     cfg = v1_config.load_config('config.py', options)
-    if 'model.backbone.type' in options:
-        cfg.model.backbone = dict(type='ResNet', depth=18)
     try:
         v1_config.check_config(cfg, argparse.Namespace(validate=False))
     except HostError as error:
