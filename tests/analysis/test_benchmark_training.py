@@ -67,6 +67,7 @@ def test_settings():
         settings_of('bn+fast')
 
 
+@pytest.mark.full
 def test_made_data(tmp_path):
     """Videos and their frames, listed; a second call makes nothing."""
     folder = tmp_path / 'made'

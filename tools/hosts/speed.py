@@ -272,6 +272,13 @@ class FastBackbone:
         if channels_last:
             self.to(memory_format=torch.channels_last)
 
+    def init_weights(self):
+        """The backbone's; a seed draws the same weights in either memory format."""
+        self.to(memory_format=torch.contiguous_format)
+        super().init_weights()
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)
+
     def forward(self, x):
         """The backbone's output for images (N * T, 3, H, W), in float32."""
         if self.compile_mode is None:
