@@ -153,8 +153,6 @@ def translate(v1, validate=False, splits=SPLITS):
     if 'test' in splits:
         cfg.update(
             test_dataloader=loaders['test'],
-            # For mmaction2's inference_recognizer.
-            test_pipeline=loaders['test']['dataset']['pipeline'],
             test_cfg=dict(type='TestLoop'),
             test_evaluator=dict(type='AccMetric'),
         )
@@ -172,6 +170,8 @@ def translate(v1, validate=False, splits=SPLITS):
         cfg['default_hooks']['count_replaced'] = dict(type='CountReplacedHook')
     cfg = Config(cfg)
     merge_native(cfg, v1.get('native'))
+    if 'test' in splits:  # for mmaction2's inference_recognizer
+        cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
     return cfg
 
 
