@@ -27,6 +27,7 @@ HEADER = f"""\
 #   export PYTHONPATH={{root}}:{{root}}/tools
 #   python MMACTION2/tools/train.py {{out}}
 #   python MMACTION2/tools/test.py {{out}} CHECKPOINT
+# mmaction2's inference_recognizer and MMAction2Inferencer take it, too.
 """
 
 
@@ -48,6 +49,8 @@ def main():
         if os.path.exists(args.out) and MARK not in open(args.out).readline():
             raise HostError(f'{args.out} exists and was not written by this script')
         cfg = translate(load_config(args.config, args.cfg_options), validate=True)
+        # mmengine's inferencers take no dict here, and its Runner no name.
+        del cfg.test_dataloader.collate_fn
         header = HEADER.format(
             source=Path(args.config).name, root=ROOT, out=os.path.abspath(args.out)
         )

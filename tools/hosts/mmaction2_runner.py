@@ -4,6 +4,7 @@ Imported when a Runner is built, and not by the scripts at their start:
 mmengine.runner takes two seconds.
 """
 
+import functools
 import inspect
 import re
 import warnings
@@ -20,9 +21,10 @@ from .backbones import network_of
 from .checks import check_backend
 from .options import check_arguments, nearest
 from .resuming import put_back, settings_of
+from .speed import OF_BACKBONE, FastBackbone
 
 
-class CheckedBackbone(ResNet_DNR):
+class CheckedBackbone(FastBackbone, ResNet_DNR):
     """The backbone, whose `pretrained` is read as all checkpoints are."""
 
     def init_weights(self):
@@ -31,6 +33,13 @@ class CheckedBackbone(ResNet_DNR):
 
 class CheckedRunner(Runner):
     """A Runner whose backbone is built once, with errors that name a key."""
+
+    started = False  # the first step
+
+    def call_hook(self, fn_name, **kwargs):
+        """Call the hooks, and note that a step begins."""
+        self.started |= fn_name == 'before_train_iter'
+        super().call_hook(fn_name, **kwargs)
 
     def build_model(self, model):
         """Build the recognizer.
@@ -110,9 +119,15 @@ def build_backbone(model):
         check_arguments('model.backbone', add_dnr, options, given)
         _check_network(network)
         build = WithDNR
-    else:
+    elif kind in ('ResNet_DNR', 'FastResNet_DNR'):
+        fast = {name: arguments.pop(name) for name in OF_BACKBONE if name in arguments}
         check_arguments('model.backbone', ResNet_DNR, arguments)
-        build = CheckedBackbone
+        build = functools.partial(CheckedBackbone, **fast)
+    else:
+        raise HostError(
+            f'native.model.backbone.type={kind!r}: the scripts train ResNet_DNR and '
+            f'WithDNR; tools/convert_config.py writes a config for other tools'
+        )
     check_backend(arguments)
     try:
         backbone = build(**arguments)

@@ -99,8 +99,9 @@ class V1VideoClip(BaseTransform):
                 numbers = frame_indices(len(video), **self.rule)
                 images = video.read(numbers - 1)
         except VideoError as error:
+            where = f'{results["where"]}: ' if 'where' in results else ''  # of a list
             raise BrokenVideo(
-                f'{results["where"]}: {results["filename"]} cannot be read: {error}'
+                f'{where}{results["filename"]} cannot be read: {error}'
             ) from error
         results['frame_inds'] = numbers
         results['num_clips'] = self.rule['num_segments']  # for FormatShape's NCTHW
