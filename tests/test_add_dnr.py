@@ -387,7 +387,7 @@ def test_distributed_data_parallel(tmp_path):
 @pytest.mark.full
 @pytest.mark.parametrize('dims', [2, 3])
 def test_compile_and_export(dims):
-    network = add_dnr(small(dims=dims, layers=(2,)), 4)
+    network = add_dnr(small(dims=dims, layers=(1,)), 4)
     x = images(size=16, dims=dims)
     compiled = torch.compile(network, fullgraph=True, backend='aot_eager')
     close(step(compiled, x), step(copy.deepcopy(network), x), 1e-4, 1e-5)
@@ -416,7 +416,7 @@ def record(tensor, *args):
 
 
 fused._laid_out = record
-for layout, groups in (('last', 2), ('contiguous', 1), ('contiguous', 2)):
+for layout, groups in (('last', 2), ('contiguous', 1)):
     x = clips_of(torch.randn(2, 8, 4, 3, 4), layout).requires_grad_()
     results = []
     for backend in ('triton', 'plain'):

@@ -270,7 +270,10 @@ def test_training_images(tmp_path):
 @pytest.mark.parametrize(
     'options, message',
     [
-        ({'model.type': 'TSN3D'}, "model.type='TSN3D' cannot be honoured"),
+        (
+            {'model.type': 'TSN3D'},
+            "model.backbone.type='ResNet_DNR' cannot be honoured",
+        ),
         ({'model.backbone.type': 'ResNet'}, 'model.backbone.type'),
         ({'model.modality': 'Flow'}, 'model.modality'),
         ({'model.neck': 1, 'model.a': 2}, 'model.neck=1, model.a=2 is unknown'),

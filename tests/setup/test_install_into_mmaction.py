@@ -84,7 +84,7 @@ def ours(tmp_path):
     """A copy of our files, with one config more, in a folder."""
     root = tmp_path / 'ours'
     script = 'tools/setup/install_into_mmaction.py'
-    modules = [path.name for path in ROOT.glob('resnet_dnr*.py')]
+    modules = [path.name for path in ROOT.glob('*_dnr*.py')]
     for name in [script, *modules, CONFIG]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
@@ -166,7 +166,7 @@ def test_installed_class_is_in_the_registry_and_runs(script, checkout):
                 'assert cls.__module__ == "mmaction.models.tenons.backbones'
                 '.resnet_dnr"\n'
                 'assert sorted(BACKBONES.module_dict) == ["Other", "Plain", '
-                '"ResNet_DNR"]\n'
+                '"ResNet_DNR", "WithDNR"]\n'
                 'net = cls(depth=18, out_indices=(3,))\n'
                 'print(tuple(net(torch.rand(8, 3, 32, 32)).shape))\n'
             ),
@@ -181,7 +181,7 @@ def test_installs_the_files_and_two_lines_and_nothing_else(script, ours, checkou
     script()
     after = snapshot(checkout)
     assert after.keys() - before.keys() == {
-        *(BACKBONES + path.name for path in ours.glob('resnet_dnr*.py')),
+        *(BACKBONES + path.name for path in ours.glob('*_dnr*.py')),
         CONFIG,
         'configs/DNR',
         'configs/DNR/more',
@@ -613,7 +613,7 @@ def test_git_status_of_a_real_checkout(tmp_path):
     configs = ROOT.glob('configs/**/*.py')
     assert status() == {
         ' M ' + INIT,
-        *(f'?? {BACKBONES}{path.name}' for path in ROOT.glob('resnet_dnr*.py')),
+        *(f'?? {BACKBONES}{path.name}' for path in ROOT.glob('*_dnr*.py')),
         *(f'?? {path.relative_to(ROOT).as_posix()}' for path in configs),
     }
     assert git('diff', '--numstat').split() == ['2', '0', INIT]
