@@ -8,6 +8,7 @@ import re
 import warnings
 
 from checkpoint_files import init_backbone, local_file, read_checkpoint
+from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader, Runner
 
 from resnet_dnr import ResNet_DNR
@@ -28,20 +29,8 @@ class CheckedRunner(Runner):
     """A Runner whose backbone is built once, with errors that name a key."""
 
     def build_model(self, model):
-        """Build the recognizer.
-
-        Args:
-            model (dict): of the native config.
-
-        Returns:
-            nn.Module
-
-        Raises:
-            HostError: the backbone does not take its arguments, the head does
-                not fit it, or its pretrained weights are not there.
-        """
-        backbone = build_backbone(model)
-        return super().build_model(dict(model, backbone=dict(type=lambda: backbone)))
+        """Build the recognizer, as the function of this name does."""
+        return build_model(model)
 
     def resume(self, filename, *args, **kwargs):
         """Go on from a checkpoint with the settings of this Runner's config.
@@ -84,6 +73,23 @@ def replay(schedulers, epochs, epoch_length):
                 scheduler.step()
 
 
+def build_model(model):
+    """Build a recognizer.
+
+    Args:
+        model (dict): of the native config.
+
+    Returns:
+        nn.Module
+
+    Raises:
+        HostError: the backbone does not take its arguments, the head does
+            not fit it, or its pretrained weights are not there.
+    """
+    backbone = build_backbone(model)
+    return MODELS.build(dict(model, backbone=dict(type=lambda: backbone)))
+
+
 def build_backbone(model):
     """The backbone of a model, which its head must fit.
 
@@ -94,7 +100,7 @@ def build_backbone(model):
         CheckedBackbone
 
     Raises:
-        HostError: as CheckedRunner.build_model does.
+        HostError: as :func:`build_model` does.
     """
     arguments = dict(model['backbone'])
     del arguments['type']

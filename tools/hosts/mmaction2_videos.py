@@ -80,6 +80,8 @@ class V1Videos(SeededClips, BaseActionDataset):
 class V1VideoClip(BaseTransform):
     """Adds the frames of a clip, as BGR uint8 images, as mmaction v1 does.
 
+    Takes filename; where, a place in a list, is for messages.
+
     Args:
         **rule: of :func:`frame_indices`, without the video's length.
 
@@ -99,8 +101,9 @@ class V1VideoClip(BaseTransform):
                 numbers = frame_indices(len(video), **self.rule)
                 images = video.read(numbers - 1)
         except VideoError as error:
+            where = f'{results["where"]}: ' if 'where' in results else ''
             raise BrokenVideo(
-                f'{results["where"]}: {results["filename"]} cannot be read: {error}'
+                f'{where}{results["filename"]} cannot be read: {error}'
             ) from error
         results['frame_inds'] = numbers
         results['imgs'] = [images[number - 1] for number in numbers]
