@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import os.path as osp
+import warnings
 from fractions import Fraction
 
 import av
@@ -194,6 +195,8 @@ def draw_curve(target, windows, topk):
         strip.axvspan(start, end, color=colours.get(label, 'lightgrey'), lw=0)
     strip.set(xlabel='seconds', yticks=[], ylabel='first')
     strip.set_xlim(windows[0].start, max(window.end for window in windows))
+    # Letters that the font does not have are drawn as boxes.
+    warnings.filterwarnings('ignore', 'Glyph .* missing')
     try:
         save(figure, target, '--curve')
     except PlotError as error:

@@ -67,7 +67,7 @@ def plan(seconds, every, length):
     gap = seconds[-1] / (count - 1) if count > 1 else 0
     end = float(seconds[-1] + gap)  # a frame is shown until the next one
     latest = max(0.0, end - length)
-    starts = [*np.arange(0, latest - max(gap / 2, TINY), every).tolist(), latest]
+    starts = [*np.arange(0, latest - TINY, every).tolist(), latest]
     windows = []
     for start in starts:
         stop = min(start + length, end)
@@ -75,6 +75,8 @@ def plan(seconds, every, length):
         if first == last:  # the frame before is shown all the while
             first = max(0, first - 1)
         windows.append(Window(start, stop, int(first), max(int(last), int(first) + 1)))
+    if len(windows) > 1 and windows[-1].first == windows[-2].first:
+        windows.pop()  # the same frames
     return windows
 
 
