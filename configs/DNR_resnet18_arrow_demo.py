@@ -36,6 +36,7 @@ data = dict(
     ),
 )
 optimizer = dict(lr=0.05)
+auto_scale_lr = dict(base_batch_size=16)
 lr_config = dict(warmup_ratio=0.1, warmup_iters=20)
 total_epochs = 6
 work_dir = './work_dirs/DNR_r18_arrow_demo'

@@ -14,6 +14,7 @@ data = dict(
     test=clip,
 )
 optimizer = dict(lr=0.02)
+auto_scale_lr = dict(base_batch_size=16)
 lr_config = dict(warmup_iters=20)
 total_epochs = 20
 work_dir = './work_dirs/DNR_r18_own_videos_cpu'

@@ -110,8 +110,9 @@ data = dict(
         test_mode=True,
     ),
 )
-# optimizer
+# optimizer, for 8 GPUs x 8 videos; --auto-scale-lr scales the rate to others
 optimizer = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0001)
+auto_scale_lr = dict(enable=False, base_batch_size=64)
 optimizer_config = dict(grad_clip=dict(max_norm=40, norm_type=2))
 # learning policy
 lr_config = dict(

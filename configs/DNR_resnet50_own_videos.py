@@ -16,7 +16,7 @@ data = dict(
     val=dict(ann_file='data/own/val.txt', **clip),
     test=dict(ann_file='data/own/test.txt', input_size=224, oversample=None, **clip),
 )
-# For 8 GPUs x 8 videos. With fewer, lower the rate by the same factor.
+# For 8 GPUs x 8 videos. With fewer, --auto-scale-lr lowers the rate.
 optimizer = dict(lr=0.02, weight_decay=5e-4)
 lr_config = dict(warmup_ratio=0.1, warmup_iters=100)
 checkpoint_config = dict(interval=1, max_keep_ckpts=2)

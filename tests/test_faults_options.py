@@ -144,7 +144,7 @@ def refused(path, options=None):
     [
         ('total_epoch', f'{DEMO} has no total_epoch; did you mean total_epochs?'),
         ('lr_confg.policy', 'has no lr_confg; did you mean lr_config?'),
-        ('fp16.loss_scale', 'has no fp16; the names are checkpoint_config, cu'),
+        ('fp16.loss_scale', 'has no fp16; the names are accumulate, '),
         ('clip.img_scale', 'clip is a variable of'),
         ('dataset_type', 'set data.train.type and data.val.type and data.test.type'),
         ('data_root', 'set data.train.img_prefix'),

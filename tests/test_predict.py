@@ -455,7 +455,7 @@ def test_render(folder, tmp_path, name):
         (['file://gone.mp4', '--every', 1], 'file://gone.mp4 cannot be opened'),
         (['videos', '--device', 'gpu'], '--device gpu cannot be used'),
         (['videos', '--device', 'cuda:77'], '--device cuda:77 cannot be used'),
-        (['videos', '--amp', 'fp16', '--device', 'cpu'], 'bf16'),
+        (['videos', '--amp', 'fp16', '--device', 'cpu'], 'on a CPU, use bf16'),
         (
             ['videos', *options({'model.cls_head.num_classes': 4})],
             'model.pth is no checkpoint of this model',

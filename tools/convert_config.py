@@ -27,6 +27,7 @@ HEADER = f"""\
 #   export PYTHONPATH={{root}}:{{root}}/tools
 #   python MMACTION2/tools/train.py {{out}}
 #   python MMACTION2/tools/test.py {{out}} CHECKPOINT
+# mmaction2's inference_recognizer and MMAction2Inferencer take it, too.
 """
 
 

@@ -39,11 +39,11 @@ import numpy as np  # noqa: E402
 from hosts import HostError, run  # noqa: E402
 from hosts.checks import check_out, check_out_folder  # noqa: E402
 from hosts.mmaction2 import DictAction  # noqa: E402
+from hosts.speed import add_options  # noqa: E402
 from hosts.videos import BrokenVideo  # noqa: E402
 from prediction import camera, outputs  # noqa: E402
 from prediction.recognizer import Prediction, Recognizer, mean_of  # noqa: E402
 from prediction.sources import find_sources  # noqa: E402
-from prediction.speed import add_options  # noqa: E402
 from prediction.windows import check_times, segments  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import Progress  # noqa: E402
@@ -269,7 +269,6 @@ def predict_files(args, recognizer, sources):
         topk=args.topk,
         every=args.every,
         window=args.window,
-        amp=args.amp,
         packed=bool(args.features) and args.features.endswith('.npy'),
         features=args.features,
         render=args.render,
@@ -436,7 +435,7 @@ def parse_args():
         '--curve', metavar='FOLDER', help='pictures of the scores of the windows'
     )
     parser.add_argument('--device', help='cpu, cuda, cuda:1 (default: a GPU if any)')
-    add_options(parser)
+    add_options(parser, training=False)
     parser.add_argument(
         '--batch', type=int, help='clips at a time (default: those of 64 images)'
     )

@@ -19,6 +19,7 @@ from hosts.processes import end_with_launcher  # noqa: E402
 if __name__ == '__main__':  # and before imports that take seconds
     end_with_launcher()
 host = choose_host()
+from hosts.speed import add_options  # noqa: E402
 
 
 def parse_args():
@@ -39,6 +40,7 @@ def parse_args():
     parser.add_argument(
         '--fcn_testing', action='store_true', help='for 3D recognizers only'
     )
+    add_options(parser, training=False)
     parser.add_argument(
         '--cfg-options',
         nargs='+',

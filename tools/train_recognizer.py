@@ -19,6 +19,7 @@ from hosts.processes import end_with_launcher  # noqa: E402
 if __name__ == '__main__':  # and before imports that take seconds
     end_with_launcher()
 host = choose_host()
+from hosts.speed import add_options  # noqa: E402
 
 
 def parse_args():
@@ -42,6 +43,7 @@ def parse_args():
     parser.add_argument(
         '--launcher', default='none', choices=['none', 'pytorch', 'slurm', 'mpi']
     )
+    add_options(parser, training=True)
     parser.add_argument(
         '--cfg-options',
         nargs='+',

@@ -109,7 +109,7 @@ def clip_inputs(config, video, frames=None):
     dataset = config.test_dataloader.dataset
     first, *rest = dataset.pipeline
     rule = {key: value for key, value in first.items() if key != 'type'}
-    rest = [step for step in rest if step.type != 'V1FrameDecode']
+    rest = [step for step in rest if step.type != 'V1ReadFrames']
     if osp.isdir(video):
         template = dataset.get('filename_tmpl', 'image_{:05d}.jpg')
         source = dict(
@@ -117,7 +117,7 @@ def clip_inputs(config, video, frames=None):
             filename_tmpl=template,
             total_frames=frames or _count_frames(video, template),
         )
-        begin = [dict(type=FROM_FRAMES, **rule), dict(type='V1FrameDecode')]
+        begin = [dict(type=FROM_FRAMES, **rule), dict(type='V1ReadFrames')]
     else:
         source = dict(filename=video)
         begin = [dict(type=FROM_VIDEO, **rule)]

@@ -41,6 +41,7 @@ data = dict(
     ),
 )
 optimizer = dict(lr=0.02)
+auto_scale_lr = dict(base_batch_size=8)
 lr_config = dict(warmup_ratio=0.1, warmup_iters=300)
 # Two, so that one is whole while the next is written.
 checkpoint_config = dict(interval=1, max_keep_ckpts=2)

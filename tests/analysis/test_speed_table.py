@@ -103,8 +103,22 @@ def steps(*rows):
         ),
         (
             'loop',
-            dict(processes=2, clips_per_s=311.4, fraction=0.834),
-            ['2 GPUs | 311 | 83 %'],
+            dict(
+                processes=2,
+                rows=[
+                    dict(data=d, settings=w, clips_per_s=n, fraction=0.834)
+                    for d, w, n in (
+                        ('frames', 'plain', 311.4),
+                        ('videos', 'plain', 100.0),
+                        ('frames', 'bf16+bn', 467.1),
+                    )
+                ],
+            ),
+            [
+                '2 GPUs | frames | `plain` | 311 | 1.00 | 83 %',
+                '2 GPUs | videos | `plain` | 100 | 1.00 | 83 %',
+                '2 GPUs | frames | `bf16+bn` | 467 | 1.50 | 83 %',
+            ],
         ),
         (
             'brief',

@@ -9,9 +9,9 @@ from hosts import HostError
 from hosts.frame_indices import frame_indices
 from hosts.mmaction2_components import (
     FullBatchSampler,
-    V1FrameDecode,
     V1Preprocessor,
     V1RawFrames,
+    V1ReadFrames,
     V1Results,
     V1SampleFrames,
 )
@@ -175,7 +175,7 @@ def test_decode(tmp_path):
     write_frames(tmp_path / 'a', 3)
     data = list_of(tmp_path, 'a 3 2\n')
     info = data.get_data_info(0)
-    results = V1FrameDecode()(dict(info, frame_inds=np.array([3, 1, 3])))
+    results = V1ReadFrames()(dict(info, frame_inds=np.array([3, 1, 3])))
     assert [img.shape for img in results['imgs']] == [(20, 24, 3)] * 3
     assert results['img_shape'] == (20, 24)
     levels = [float(img[..., 0].mean()) for img in results['imgs']]
@@ -204,7 +204,7 @@ def test_bad_frame(tmp_path, content, message):
         frame.write_bytes(content)
     info = list_of(tmp_path, 'a 3 2\n').get_data_info(0)
     with pytest.raises(HostError) as error:
-        V1FrameDecode()(dict(info, frame_inds=np.array([1, 2])))
+        V1ReadFrames()(dict(info, frame_inds=np.array([1, 2])))
     assert message.format(frame) in str(error.value)
 
 

@@ -59,7 +59,7 @@ def test_kinetics_configs(name, dnr):
     assert cfg.work_dir == (f'./work_dirs/{name}_r50_kinetics400_rgb_seg1_8x8_scratch')
     assert [t['type'] for t in cfg.test_dataloader.dataset.pipeline] == [
         'V1SampleFrames',
-        'V1FrameDecode',
+        'V1ReadFrames',
         'Resize',
         'V1FrameSize',
         'ThreeCrop',
@@ -68,7 +68,7 @@ def test_kinetics_configs(name, dnr):
     ]
     assert [t['type'] for t in cfg.train_dataloader.dataset.pipeline] == [
         'V1SampleFrames',
-        'V1FrameDecode',
+        'V1ReadFrames',
         'Resize',
         'V1FrameSize',
         'MultiScaleCrop',

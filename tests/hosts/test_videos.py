@@ -91,7 +91,7 @@ def test_skip_broken(folder, caplog):
     """The next video stands for it, and workers count it together."""
     v1 = config(folder, ann_file=str(folder / 'all.txt'), skip_broken=True)
     cfg = translate(v1)
-    assert cfg.custom_hooks[-1].type == 'CountReplacedHook'
+    assert cfg.default_hooks.count_replaced.type == 'CountReplacedHook'
     data = DATASETS.build(cfg.train_dataloader.dataset)
     context = multiprocessing.get_context('fork')
     loader = torch.utils.data.DataLoader(

@@ -5,6 +5,7 @@
     python tools/analysis/benchmark.py --root OTHER_CHECKOUT
     python tools/analysis/benchmark.py --cold
     python tools/analysis/benchmark.py --e2e CONFIG
+    python tools/analysis/benchmark.py --e2e CONFIG --settings plain all bn bn+all
     torchrun --nproc_per_node 2 tools/analysis/benchmark.py --launcher pytorch --e2e ...
 
 Backbones: none is the BatchNorm ResNet; dnr is ResNet_DNR; plain is it with
@@ -37,7 +38,11 @@ on mmaction2 runs for --iters iterations after a warm-up, without checkpoints
 and validation, and gives clips a second over all processes. As many more are
 taken apart, with a synchronization after each part, and as many again repeat
 the step, hooks included, on one batch that is ready on the device: what the
-loop would reach if data cost nothing.
+loop would reach if data cost nothing. Each of --settings is words with + between
+them: plain, bf16, fp16, channels-last, compile, reduce-overhead, cudnn (its search
+for the fastest algorithms), bn (the BatchNorm ResNet), and all, which is
+bf16+channels-last+reduce-overhead. --data frames and videos are of 340 x 256 (JPEG,
+H.264), made in --folder where they are not there yet. --out is written after each.
 """
 
 import argparse
@@ -61,7 +66,12 @@ from analysis.benchmark_backbones import (  # noqa: E402
 )
 from analysis.benchmark_cold import time_cold  # noqa: E402
 from analysis.benchmark_steps import time_steps  # noqa: E402
-from analysis.benchmark_training import time_training  # noqa: E402
+from analysis.benchmark_training import (  # noqa: E402
+    DATA,
+    SETTINGS,
+    settings_of,
+    time_training,
+)
 from hosts import HostError, run  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 
@@ -115,6 +125,10 @@ def parse_args():
             check_out(args.out, ('.json',))
         if not args.e2e:
             check(args)
+        elif set(args.data) != {'config'} and not args.folder:
+            raise HostError('--data frames and videos are made in --folder FOLDER')
+        for words in args.settings:
+            settings_of(words)
     except HostError as error:
         parser.error(str(error))
     return args
@@ -238,6 +252,25 @@ def add_loop_options(parser):
     return [
         group.add_argument(
             '--e2e', metavar='CONFIG', help="config file, in mmaction v1's schema"
+        ),
+        group.add_argument(
+            '--settings',
+            nargs='+',
+            default=['plain'],
+            metavar='WORDS',
+            help=f'{", ".join(SETTINGS)},\nor several with + (default: plain)',
+        ),
+        group.add_argument(
+            '--data',
+            nargs='+',
+            choices=DATA,
+            default=DATA[:1],
+            help="the config's, or made (default: config)",
+        ),
+        group.add_argument(
+            '--folder',
+            type=Path,
+            help='of what is made, about 400 MB',
         ),
         group.add_argument(
             '--iters',

@@ -106,7 +106,7 @@ class TorchCodec:
         return self.read(range(self.length))
 
 
-def make_videos(folder, key_frames, count=8, size=(340, 256), frames=300):
+def make_videos(folder, key_frames, count=8, size=(340, 256), frames=300, first=0):
     """Videos of H.264: smooth noise that moves.
 
     Args:
@@ -115,9 +115,10 @@ def make_videos(folder, key_frames, count=8, size=(340, 256), frames=300):
         count (int): of videos.
         size (tuple[int, int]): width and height.
         frames (int): of each.
+        first (int): seed of the first; the others' follow.
     """
     folder.mkdir()
-    for seed in range(count):
+    for seed in range(first, first + count):
         rng = np.random.default_rng(seed)
         base = rng.uniform(0, 255, (12, 16, 3)).astype(np.float32)
         with av.open(str(folder / f'{seed}.mp4'), 'w') as file:

@@ -1,15 +1,36 @@
 """The training loop of tools/train_recognizer.py by the clock: benchmark.py --e2e."""
 
 import argparse
+import gc
 import os
+import shutil
 import tempfile
 import time
+from multiprocessing import get_context
+from pathlib import Path
 
+import cv2
 import torch
 from analysis.benchmark_backbones import synchronize
 from hosts import HostError
+from hosts.processes import on_first_rank
 from run_description import describe_run
-from whole_files import write_json
+from video_files import Video
+from whole_files import write_json, write_whole
+
+# The words of --settings, as keys of a config.
+SETTINGS = {
+    'plain': {},
+    'bf16': dict(amp='bf16'),
+    'fp16': dict(amp='fp16'),
+    'channels-last': dict(channels_last=True),
+    'compile': dict(compile='default'),
+    'reduce-overhead': dict(compile='reduce-overhead'),
+    'all': dict(amp='bf16', channels_last=True, compile='reduce-overhead'),
+    'cudnn': dict(cudnn_benchmark=True),
+    'bn': {'model.backbone.dnr': 'none'},
+}
+DATA = ('config', 'frames', 'videos')
 
 
 class LoopDone(Exception):
@@ -115,28 +136,159 @@ class Ready(torch.nn.Module):
         return self.data
 
 
+def settings_of(words):
+    """The keys of a config that --settings has words for.
+
+    Args:
+        words (str): of SETTINGS, with + between them.
+
+    Returns:
+        dict: by dotted names.
+
+    Raises:
+        HostError: a word is none of them.
+    """
+    options = {}
+    for word in words.split('+'):
+        if word not in SETTINGS:
+            raise HostError(
+                f'--settings {words}: {word!r} is none of {", ".join(SETTINGS)}'
+            )
+        options.update(SETTINGS[word])
+    return options
+
+
+def make_data(folder, count=24, frames=300, repeats=100):
+    """Frames and videos of 340 x 256 in a folder, where they are not there yet.
+
+    Args:
+        folder (Path): frames/N/image_00001.jpg and so on, videos/N.mp4, and the
+            lists frames.txt and videos.txt, which repeat them.
+        count (int): of videos; half of them with a key frame every 12 frames,
+            the others with one every 250.
+        frames (int): of each.
+        repeats (int): of each in the lists.
+    """
+    from analysis.benchmark_decoders import make_videos
+
+    if (folder / 'videos.txt').exists():
+        return
+    print(f'making {count} videos of {frames} frames, and their JPEG, in {folder}')
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        made, names = Path(made), [str(n) for n in range(count)]
+        (made / 'videos').mkdir()
+        (made / 'frames').mkdir()
+        jobs = [
+            (made / name, 250 if n % 2 else 12, 1, (340, 256), frames, n)
+            for n, name in enumerate(names)
+        ]
+        with get_context('spawn').Pool(min(count, os.cpu_count())) as pool:
+            pool.starmap(make_videos, jobs)
+            pool.map(cut_frames, [made / name for name in names])
+        for part in ('videos', 'frames'):
+            shutil.rmtree(folder / part, ignore_errors=True)
+            os.replace(made / part, folder / part)
+    for part, form in (('frames', f'{{}} {frames} 0\n'), ('videos', '{} 0\n')):
+        text = ''.join(map(form.format, names)) * repeats
+        write_whole(folder / f'{part}.txt', text)
+
+
+def cut_frames(folder):
+    """Put the video of a folder and its frames to where make_data wants them."""
+    (path,) = folder.glob('*.mp4')
+    target = folder.parent / 'frames' / folder.name
+    target.mkdir()
+    for number, image in enumerate(Video(path), 1):
+        cv2.imwrite(str(target / f'image_{number:05d}.jpg'), image())
+    os.replace(path, folder.parent / 'videos' / f'{folder.name}.mp4')
+
+
+def read_made(cfg, data, folder):
+    """Have a config train on what :func:`make_data` has made.
+
+    Args:
+        cfg (mmengine.Config): in v1's schema.
+        data (str): 'frames' or 'videos'.
+        folder (Path): of make_data.
+    """
+    train = cfg.data.train
+    for key in ('video_ext', 'use_decord', 'skip_broken', 'image_tmpl'):
+        train.pop(key, None)
+    train.ann_file, train.img_prefix = str(folder / f'{data}.txt'), str(folder / data)
+    train.type = 'VideoDataset'
+    if data == 'frames':
+        train.type, train.image_tmpl = 'RawFramesDataset', 'image_{:05d}.jpg'
+
+
 def time_training(args):
-    """Time the training loop that a config describes."""
+    """Time the training loop that a config describes, by settings and data."""
     if os.environ.get('MMACTION_ROOT'):
         raise HostError('--e2e times the loop of mmaction2: unset MMACTION_ROOT')
     from hosts import mmaction2
 
     on_cuda = torch.cuda.is_available()
     iters = args.iters or (50 if on_cuda else 5)
-    warmup = args.warmup or (5 if on_cuda else 1)
-    options = None
+    warmup = args.warmup or (10 if on_cuda else 1)
+    options = {}
     if args.cfg_options:
         parser = argparse.ArgumentParser()
         parser.add_argument('--cfg-options', nargs='+', action=mmaction2.DictAction)
         options = parser.parse_args(['--cfg-options', *args.cfg_options]).cfg_options
-    cfg = mmaction2.translate(mmaction2.load_config(args.e2e, options))
-    cfg.default_hooks.checkpoint = None
-    cfg.train_cfg.max_epochs = warmup + 2 * iters  # of an iteration or more
+    jobs = []
+    for data in args.data:
+        for words in args.settings:
+            v1 = mmaction2.load_config(args.e2e, dict(options, **settings_of(words)))
+            if data != 'config':
+                read_made(v1, data, args.folder)
+            cfg = mmaction2.translate(v1, splits=('train',))
+            cfg.default_hooks.checkpoint = None
+            cfg.train_cfg.max_epochs = warmup + 2 * iters  # of an iteration or more
+            cfg.experiment_name = f'{data}_{words}'
+            jobs.append((data, words, cfg))
+    if set(args.data) != {'config'}:
+        mmaction2.join_group(cfg, args.launcher)
+        on_first_rank(lambda: make_data(args.folder))
+    content = None
+    for data, words, cfg in jobs:
+        row, processes, rank, device = time_loop(cfg, args.launcher, warmup, iters)
+        if rank == 0:
+            content = content or dict(
+                benchmark='training',
+                config=args.e2e,
+                cfg_options=args.cfg_options,
+                processes=processes,
+                iters=iters,
+                warmup=warmup,
+                **describe_run(device),
+                rows=[],
+            )
+            content['rows'].append(dict(data=data, settings=words, **row))
+            report_loop(content)
+            if args.out:
+                write_json(args.out, content)
+    mmaction2.leave_group()
+    if content and args.out:
+        print(f'wrote {args.out}')
+
+
+def time_loop(cfg, launcher, warmup, iters):
+    """Time the training loop of a native config.
+
+    Returns:
+        tuple: the row of results (dict), the number of processes, this one's
+        rank, and its device.
+    """
+    from hosts import mmaction2
+
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
-        runner = mmaction2.build_runner(cfg, args.launcher)
+        runner = mmaction2.build_runner(cfg, launcher)
         model = getattr(runner.model, 'module', runner.model)
         device = next(model.parameters()).device
+        if device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(device)
         timer = LoopTimer(warmup, iters, device)
         add_timer(runner, model.data_preprocessor, timer)
         try:
@@ -157,53 +309,49 @@ def time_training(args):
         synchronize(device)
         seconds = time.perf_counter() - start
     processes, rank = runner.world_size, runner.rank
-    mmaction2.leave_group()
-    if rank == 0:
-        report_training(
-            args, timer, seconds, processes, cfg.train_dataloader.batch_size
-        )
+    clips = cfg.train_dataloader.batch_size
+    images = clips * ready['inputs'].shape[1] * processes
+    row = dict(
+        clips=clips,
+        clips_per_s=iters * processes * clips / timer.seconds,
+        images_per_s=iters * images / timer.seconds,
+        on_device_clips_per_s=iters * processes * clips / seconds,
+        fraction=seconds / timer.seconds,
+        parts_ms={part: value / iters * 1000 for part, value in timer.laps.items()},
+        until_timed_s=timer.start - began,
+        peak_gib=(
+            torch.cuda.max_memory_allocated(device) / 2**30
+            if device.type == 'cuda'
+            else None
+        ),
+    )
+    del runner, model, ready, batch  # before the next one is built
+    torch.compiler.reset()
+    gc.collect()
+    if device.type == 'cuda':
+        torch.cuda.empty_cache()
+    return row, processes, rank, device
 
 
-def report_training(args, timer, seconds, processes, clips):
-    """Print and write what was measured.
+def report_loop(content):
+    """Print the last row, beside the first one of the same data.
 
     Args:
-        timer (LoopTimer): after the loop.
-        seconds (float): of timer.iters steps on a batch on the device.
-        processes (int): how many trained.
-        clips (int): a step and process.
+        content (dict): what is written, so far.
     """
-    total = timer.iters * processes * clips
-    content = dict(
-        benchmark='training',
-        config=args.e2e,
-        cfg_options=args.cfg_options,
-        processes=processes,
-        clips=clips,
-        iters=timer.iters,
-        warmup=timer.warmup,
-        **describe_run(timer.device),
-        clips_per_s=total / timer.seconds,
-        on_device_clips_per_s=total / seconds,
-        fraction=seconds / timer.seconds,
-        parts_ms={
-            part: value / timer.iters * 1000 for part, value in timer.laps.items()
-        },
+    row = content['rows'][-1]
+    first = next(other for other in content['rows'] if other['data'] == row['data'])
+    parts = ', '.join(f'{part} {value:.1f}' for part, value in row['parts_ms'].items())
+    print(
+        f'\n{row["settings"]}, data of {row["data"]}: {content["device"]}, '
+        f'{content["processes"]} process(es), {row["clips"]} clips a step and '
+        f'process, {content["iters"]} iterations'
     )
     print(
-        f'\n{content["device"]}, {processes} process(es), {clips} clips a '
-        f'step and process, {timer.iters} iterations'
+        f'training loop        {row["clips_per_s"]:10.1f} clips/s, '
+        f'{row["images_per_s"]:.0f} images/s, '
+        f'{row["clips_per_s"] / first["clips_per_s"]:.2f} x {first["settings"]}'
     )
-    print(f'training loop        {content["clips_per_s"]:10.1f} clips/s')
-    print(f'one batch on device  {content["on_device_clips_per_s"]:10.1f} clips/s')
-    print(f'loop / device        {content["fraction"]:10.3f}')
-    print(
-        'parts of a step      '
-        + ', '.join(
-            f'{part} {value:.1f} ms' for part, value in content['parts_ms'].items()
-        )
-        + ' (synchronized, mean)'
-    )
-    if args.out:
-        write_json(args.out, content)
-        print(f'wrote {args.out}')
+    print(f'one batch on device  {row["on_device_clips_per_s"]:10.1f} clips/s')
+    print(f'loop / device        {row["fraction"]:10.3f}')
+    print(f'parts of a step      {parts} ms (synchronized, mean)', flush=True)

@@ -176,15 +176,24 @@ def ablation(content):
 
 
 def loop(content):
-    """The row of a file of --e2e."""
+    """The rows of a file of --e2e."""
     number = content['processes']
     return [
         [
             f'{number} GPU' + 's' * (number > 1),
-            f'{content["clips_per_s"]:.0f}',
-            f'{100 * content["fraction"]:.0f} %',
+            row['data'],
+            f'`{row["settings"]}`',
+            f'{row["clips_per_s"]:.0f}',
+            f'{row["clips_per_s"] / _first(content, row)["clips_per_s"]:.2f}',
+            f'{100 * row["fraction"]:.0f} %',
         ]
+        for row in content['rows']
     ]
+
+
+def _first(content, row):
+    """The first row of the same data."""
+    return next(other for other in content['rows'] if other['data'] == row['data'])
 
 
 def brief(content):

@@ -15,6 +15,7 @@ Both raise HostError for what a user can mend. What they share is here and in
     locks.py                 one training a work_dir
     processes.py             the processes of one launch
     resuming.py              going on with a training
+    speed.py                 mixed precision, memory format, compiler
     training_state.py        what is finite, and what a checkpoint notes
     videos.py                data sets of video files
 
@@ -26,6 +27,8 @@ The rest of mmaction2's side:
     mmaction2_components.py  what else of v1's rules mmaction2 lacks
     mmaction2_videos.py      the same for video files
     mmaction2_hooks.py       checkpoints, kept whole and finite
+    mmaction2_training.py    the training step
+    mmaction2_native.py      what of mmengine's own a config merges
     mmaction2_runner.py      mmengine's Runner, checked
 
 and of mmaction v1's:

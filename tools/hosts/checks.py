@@ -183,6 +183,37 @@ def check_output(backbone):
         )
 
 
+def check_class_names(cfg, num_classes):
+    """The file of names that a config has is of the model's classes.
+
+    Args:
+        cfg (mmengine.Config | mmcv.Config): in v1's schema. class_names is the
+            path of a file with a name a line, by label.
+        num_classes (int): of the head.
+
+    Raises:
+        HostError: it cannot be read, or has another number of names.
+    """
+    path = cfg.get('class_names')
+    if path is None:
+        return
+    if not isinstance(path, str):
+        raise HostError(f'class_names={path!r} should be the path of a file')
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            names = file.read().rstrip().splitlines()
+    except OSError as error:
+        raise HostError(f'class_names={path}: {error.strerror}') from error
+    except UnicodeDecodeError as error:
+        raise HostError(f'class_names={path} is not UTF-8: {error}') from error
+    if len(names) != num_classes:
+        raise HostError(
+            f'class_names={path} has {len(names)} names, and the head has '
+            f'{num_classes} classes: --cfg-options '
+            f'model.cls_head.num_classes={len(names)}'
+        )
+
+
 def check_unused_stages(backbone, find_unused_parameters):
     """DistributedDataParallel waits for the gradient of every parameter.
 

@@ -16,9 +16,11 @@ from . import HostError, ignore_torch_warnings
 from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stages
 from .locks import FolderLock
 from .mmaction2_config import load_config, translate
+from .mmaction2_native import check_types, naming_native
 from .options import DictAction
 from .processes import interruptible
 from .resuming import begin, choose_seed, is_done
+from .speed import config_options
 from .training_state import naming_folder
 
 __all__ = [
@@ -37,7 +39,7 @@ __all__ = [
 
 def train(args):
     """Train by the arguments of tools/train_recognizer.py."""
-    v1 = load_config(args.config, args.cfg_options)
+    v1 = load_config(args.config, config_options(args))
     if args.work_dir is not None:
         v1.work_dir = args.work_dir
     cfg = translate(v1, args.validate)
@@ -66,7 +68,7 @@ def train(args):
             start.checkpoint = read_checkpoint(cfg.load_from)
         if args.seed is not None:
             cfg.randomness = dict(seed=args.seed)
-        with naming_folder(cfg.work_dir, start.path):
+        with naming_folder(cfg.work_dir, start.path), naming_native(v1.get('native')):
             runner = build_runner(cfg, args.launcher)
         if start.path:  # the Runner, which fills the model again, is not strict
             fill_model(model_of(runner), start.checkpoint['state_dict'], start.path)
@@ -80,7 +82,8 @@ def train(args):
             hand_over(start.checkpoint, cfg.load_from)
             start.checkpoint = None  # the Runner lets it go
         with naming_folder(cfg.work_dir, start.path):
-            runner.train()
+            with naming_native(v1.get('native'), runner):
+                runner.train()
     finally:
         lock.release()
     leave_group()
@@ -120,13 +123,16 @@ def test(args):
     """Test by the arguments of tools/test_recognizer.py."""
     check_out(args.out)
     check_fcn_testing(args)
-    cfg = translate(load_config(args.config, args.cfg_options), splits=('test',))
+    v1 = load_config(args.config, config_options(args))
+    cfg = translate(v1, splits=('test',))
     checkpoint = read_checkpoint(args.checkpoint)
     cfg.load_from = cfg.model.backbone.pretrained = None  # of the training's start
-    cfg.test_evaluator = dict(
-        type='V1Results', out=args.out, use_softmax=args.use_softmax
-    )
-    runner = build_runner(cfg, args.launcher)
+    results = dict(type='V1Results', out=args.out, use_softmax=args.use_softmax)
+    native = v1.get('native') or dict()
+    others = native.get('test_evaluator', [])
+    cfg.test_evaluator = [results, *([others] if isinstance(others, dict) else others)]
+    with naming_native(native):
+        runner = build_runner(cfg, args.launcher)
     fill_model(model_of(runner), checkpoint['state_dict'], args.checkpoint)
     runner.test()
     leave_group()
@@ -152,6 +158,7 @@ def build_runner(cfg, launcher):
     """
     ignore_torch_warnings()
     import_components(cfg)
+    check_types(cfg)
     from .mmaction2_runner import CheckedRunner
 
     for backend in cfg.visualizer.vis_backends:
@@ -165,12 +172,7 @@ def build_runner(cfg, launcher):
     join_group(cfg, launcher)
     if launcher != 'none' and not torch.cuda.is_available():
         cfg.env_cfg.dist_cfg.backend = 'gloo'
-        cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.find_unused_parameters,
-        )
+        cfg.model_wrapper_cfg.device_ids = None
     if not torch.cuda.is_available():
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
             if cfg.get(loader):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mmaction.datasets import RawframeDataset
 from mmaction.evaluation import top_k_accuracy
-from mmaction.models import ActionDataPreprocessor
+from mmaction.models import ActionDataPreprocessor, TSNHead
 from mmaction.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -26,12 +26,16 @@ from mmaction.registry import (
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import DefaultSampler
 from mmengine.evaluator import BaseMetric
+from mmengine.structures import BaseDataElement
 from whole_files import write_whole
+
+from resnet_dnr import ResNet_DNR
 
 from . import HostError
 from .checks import check_frame_size
 from .frame_indices import frame_indices
 from .lists import read_list
+from .speed import FastBackbone
 from .training_state import check_scores, drawn_seed
 
 
@@ -102,8 +106,11 @@ class V1SampleFrames(BaseTransform):
 
 
 @TRANSFORMS.register_module()
-class V1FrameDecode(BaseTransform):
+class V1ReadFrames(BaseTransform):
     """Read the frames as BGR uint8 images, as mmaction v1 does.
+
+    mmaction2's inferencer puts its own way in place of each transform that has
+    Decode in its name, which gives other images.
 
     Raises:
         HostError: a frame is missing or unreadable, or has another size than
@@ -180,21 +187,64 @@ class V1Preprocessor(ActionDataPreprocessor):
             to_rgb.
         to_rgb (bool): swap the channels, BGR to RGB, before normalizing.
         format_shape (str): of the clips, 'NCHW'.
+        blending (dict | None): of clips and labels in training, such as mixup.
     """
 
-    def __init__(self, mean, std, to_rgb=False, format_shape='NCHW'):
-        super().__init__(mean, std, to_rgb, format_shape=format_shape)
+    def __init__(self, mean, std, to_rgb=False, format_shape='NCHW', blending=None):
+        super().__init__(
+            mean, std, to_rgb, format_shape=format_shape, blending=blending
+        )
         if format_shape != 'NCHW':
             raise ValueError(f'format_shape={format_shape!r} should be NCHW')
         self._non_blocking = True  # ActionDataPreprocessor passes none on
+
+    def cast_data(self, data):
+        """Copy tensors to the device; V1Head copies all labels of a batch at once."""
+        if isinstance(data, BaseDataElement):
+            return data
+        return super().cast_data(data)
 
     def preprocess(self, inputs, data_samples, training=False):
         """inputs: clips, stacked or as a list, (clips, images, 3, H, W)."""
         if not torch.is_tensor(inputs):
             inputs = torch.stack(inputs)
         if self.to_rgb:
-            inputs = inputs[:, :, [2, 1, 0]]
-        return (inputs - self.mean).div_(self.std), data_samples
+            inputs = inputs.flip(2)  # an index of a list would wait for the device
+        inputs = (inputs - self.mean).div_(self.std)
+        if training and self.blending is not None:
+            inputs, data_samples = self.blending(inputs, data_samples)
+        return inputs, data_samples
+
+
+@MODELS.register_module()
+class FastResNet_DNR(FastBackbone, ResNet_DNR):
+    """The backbone with settings of speed; arguments of both classes."""
+
+
+@MODELS.register_module()
+class V1Head(TSNHead):
+    """TSNHead in float32, whose training does not wait for the device.
+
+    TSNHead copies all scores to the host in each iteration, for the accuracies.
+    Arguments are TSNHead's.
+    """
+
+    def forward(self, x, num_segs, **kwargs):
+        """Scores (N, num_classes) of features (N * num_segs, C, H, W)."""
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float(), num_segs, **kwargs)
+
+    def loss_by_feat(self, cls_scores, data_samples):
+        """Losses and accuracies of a batch, as tensors on the device."""
+        labels = torch.stack([sample.gt_labels.item for sample in data_samples])
+        if labels.shape[1:] != (1,) or self.label_smooth_eps:  # not a class each
+            return super().loss_by_feat(cls_scores, data_samples)
+        labels = labels.to(cls_scores.device, non_blocking=True)
+        best = cls_scores.detach().topk(max(self.topk), 1).indices
+        hits = (best == labels).double()
+        losses = {f'top{k}_acc': hits[:, :k].sum(1).mean() for k in self.topk}
+        losses['loss_cls'] = self.loss_cls(cls_scores, labels.squeeze(1))
+        return losses
 
 
 @DATA_SAMPLERS.register_module()

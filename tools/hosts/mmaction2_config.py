@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from . import HostError
 from .checks import (
+    check_class_names,
     check_clips,
     check_output,
     check_scale,
@@ -20,12 +21,19 @@ from .checks import (
 from .config_keys import Keys
 from .learning_rate import schedulers_of
 from .lists import check_template
+from .mmaction2_native import merge_native
 from .options import read_config
 from .resuming import check_settings
+from .speed import describe, rate_scale, speed_of
 from .videos import check_flip_label_map, check_skip_broken
 
 # What the native config imports: the backbone, and v1's rules.
-IMPORTS = ['resnet_dnr', 'hosts.mmaction2_components', 'hosts.mmaction2_hooks']
+IMPORTS = [
+    'resnet_dnr',
+    'hosts.mmaction2_components',
+    'hosts.mmaction2_hooks',
+    'hosts.mmaction2_training',
+]
 VIDEO_IMPORTS = ['hosts.mmaction2_videos']  # where it has video files
 SPLITS = ('train', 'val', 'test')
 
@@ -72,7 +80,8 @@ def translate(v1, validate=False, splits=SPLITS):
             f'workflow={v1.workflow!r} cannot be honoured, only '
             f"[('train', 1)]; --validate validates"
         )
-    model, spatial_size = _model(v1.model)
+    speed = speed_of(v1)
+    model, spatial_size = _model(v1.model, speed)
     data = Keys('data', v1.data)
     videos_per_gpu = data.take('videos_per_gpu')
     workers_per_gpu = data.take('workers_per_gpu')
@@ -90,6 +99,7 @@ def translate(v1, validate=False, splits=SPLITS):
             num_classes,
             videos_per_gpu,
             workers_per_gpu,
+            speed['accumulate'],
         )
     data.finish()
     norm, *others = norms.values()
@@ -102,6 +112,7 @@ def translate(v1, validate=False, splits=SPLITS):
     model['data_preprocessor'] = dict(
         type='V1Preprocessor', format_shape='NCHW', **norm
     )
+    check_class_names(v1, num_classes)
     epochs = v1.total_epochs
     for name, value in (
         ('total_epochs', epochs),
@@ -118,20 +129,32 @@ def translate(v1, validate=False, splits=SPLITS):
         load_from=v1.get('load_from'),
         resume=False,
         find_unused_parameters=v1.get('find_unused_parameters', False),
+        model_wrapper_cfg=dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=v1.get('find_unused_parameters', False),
+            gradient_as_bucket_view=True,  # gradients are not copied to be averaged
+        ),
         log_level=v1.get('log_level', 'INFO'),
     )
     if 'train' in splits:
         cfg.update(
             train_dataloader=loaders['train'],
             train_cfg=dict(
-                type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1
+                type='V1TrainLoop',
+                max_epochs=epochs,
+                val_interval=1,
+                accumulate=speed['accumulate'],
             ),
-            optim_wrapper=_optim_wrapper(v1),
+            auto_scale_lr=rate_scale(v1),
+            optim_wrapper=_optim_wrapper(v1, speed),
             param_scheduler=schedulers_of(v1.get('lr_config') or dict(), epochs),
         )
     if 'test' in splits:
         cfg.update(
             test_dataloader=loaders['test'],
+            # For mmaction2's inference_recognizer.
+            test_pipeline=loaders['test']['dataset']['pipeline'],
             test_cfg=dict(type='TestLoop'),
             test_evaluator=dict(type='AccMetric'),
         )
@@ -141,16 +164,18 @@ def translate(v1, validate=False, splits=SPLITS):
             val_cfg=dict(type='ValLoop'),
             val_evaluator=dict(type='AccMetric'),
         )
-    cfg.update(_runtime(v1))
+    cfg.update(_runtime(v1, speed))
     types = {loader['dataset']['type'] for loader in loaders.values()}
     if 'V1Videos' in types:
         cfg['custom_imports']['imports'] = IMPORTS + VIDEO_IMPORTS
     if 'train' in splits and loaders['train']['dataset'].get('skip_broken'):
-        cfg['custom_hooks'].append(dict(type='CountReplacedHook'))
-    return Config(cfg)
+        cfg['default_hooks']['count_replaced'] = dict(type='CountReplacedHook')
+    cfg = Config(cfg)
+    merge_native(cfg, v1.get('native'))
+    return cfg
 
 
-def _model(values):
+def _model(values, speed):
     """TSN2D as Recognizer2D with a TSNHead; and the size that it pools."""
     model = Keys('model', values)
     model.expect('type', ['TSN2D'])
@@ -159,6 +184,11 @@ def _model(values):
     backbone = dict(model.take('backbone'))
     Keys('model.backbone', backbone).expect('type', ['ResNet_DNR'])
     check_output(backbone)
+    fast = {
+        name: speed[name] for name in ('amp', 'channels_last', 'compile') if speed[name]
+    }
+    if fast:
+        backbone.update(fast, type='FastResNet_DNR')
     spatial = Keys(
         'model.spatial_temporal_module', model.take('spatial_temporal_module')
     )
@@ -183,7 +213,7 @@ def _model(values):
         type='Recognizer2D',
         backbone=backbone,
         cls_head=dict(
-            type='TSNHead',
+            type='V1Head',
             num_classes=num_classes,
             in_channels=head.take('in_channels', 2048),
             dropout_ratio=head.take('dropout_ratio', 0.8),
@@ -197,7 +227,14 @@ def _model(values):
 
 
 def _dataloader(
-    split, values, backbone, spatial_size, num_classes, videos_per_gpu, workers_per_gpu
+    split,
+    values,
+    backbone,
+    spatial_size,
+    num_classes,
+    videos_per_gpu,
+    workers_per_gpu,
+    accumulate,
 ):
     """The loader of a split's data set, and its normalization."""
     data = Keys(f'data.{split}', values)
@@ -259,7 +296,7 @@ def _dataloader(
     if kind == 'VideoDataset':
         pipeline = [dict(type='V1VideoClip', **rule)]
     else:
-        pipeline = [dict(type='V1SampleFrames', **rule), dict(type='V1FrameDecode')]
+        pipeline = [dict(type='V1SampleFrames', **rule), dict(type='V1ReadFrames')]
     pipeline += [
         dict(type='Resize', scale=tuple(scale), keep_ratio=keep_ratio),
         dict(type='V1FrameSize', **crop_of(values)),
@@ -325,14 +362,15 @@ def _dataloader(
         if not isinstance(value, str):
             raise HostError(f'data.{split}.{key} should be one path, got {value!r}')
     if training:
-        batch_size = videos_per_gpu
+        batch_size = videos_per_gpu * accumulate  # V1TrainLoop cuts it
         sampler = dict(type='FullBatchSampler', batch_size=batch_size)
     else:
         # v1 takes one video at a time, and one process to load them. The
         # scores are the same; where a video has fewer images than a batch in
         # training, a batch has no more.
         crops = {None: 1, 'three_crop': 3, 'ten_crop': 10}[oversample]
-        batch_size = max(1, videos_per_gpu // (num_segments * crops))
+        images = num_segments * new_length * crops
+        batch_size = max(1, videos_per_gpu * backbone.get('n_segment', 8) // images)
         sampler = dict(type='DefaultSampler', shuffle=False)
     return dict(
         batch_size=batch_size,
@@ -367,10 +405,19 @@ def _check_feature_size(split, width, height, backbone, spatial_size, oversample
         )
 
 
-def _optim_wrapper(v1):
+def _optim_wrapper(v1, speed):
     optimizer = dict(v1.optimizer)
     check_settings(optimizer)
-    wrapper = dict(type='OptimWrapper', optimizer=optimizer)
+    wrapper = dict(
+        type='V1OptimWrapper',
+        optimizer=optimizer,
+        accumulative_counts=speed['accumulate'],
+        keep_gradients=(
+            speed['accumulate'] > 1 and speed['compile'] == 'reduce-overhead'
+        ),
+    )
+    if speed['amp'] == 'fp16':  # bfloat16 has float32's range: its loss is not scaled
+        wrapper.update(type='V1AmpOptimWrapper', dtype='float16')
     if 'paramwise_cfg' in optimizer:
         wrapper['paramwise_cfg'] = optimizer.pop('paramwise_cfg')
     config = Keys('optimizer_config', v1.get('optimizer_config') or dict())
@@ -381,7 +428,7 @@ def _optim_wrapper(v1):
     return wrapper
 
 
-def _runtime(v1):
+def _runtime(v1, speed):
     """Hooks, logging and distribution."""
     checkpoint = Keys(
         'checkpoint_config',
@@ -412,7 +459,7 @@ def _runtime(v1):
     dist.finish()
     return dict(
         default_hooks=dict(
-            runtime_info=dict(type='RuntimeInfoHook'),
+            runtime_info=dict(type='V1RuntimeInfoHook'),
             timer=dict(type='IterTimerHook'),
             logger=dict(type='LoggerHook', interval=interval),
             param_scheduler=dict(type='ParamSchedulerHook'),
@@ -421,11 +468,11 @@ def _runtime(v1):
             # Processes evaluate, and the checkpoint holds, the mean of
             # their running statistics.
             sync_buffers=dict(type='SyncBuffersHook'),
+            plain_checkpoint=dict(type='PlainCheckpointHook'),
+            faithful_training=dict(
+                type='FaithfulTrainingHook', speed=speed, notes=describe(speed)
+            ),
         ),
-        custom_hooks=[
-            dict(type='PlainCheckpointHook'),
-            dict(type='FaithfulTrainingHook'),
-        ],
         log_processor=dict(type='LogProcessor', window_size=interval),
         visualizer=dict(type='ActionVisualizer', vis_backends=backends),
         env_cfg=dict(

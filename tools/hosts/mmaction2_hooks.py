@@ -22,8 +22,8 @@ from whole_files import write_whole
 
 from .checkpoint_folder import record_last, remove_old
 from .resuming import batch_warning, check_optimizer, describe_batch
+from .speed import changes
 from .training_state import (
-    check_loss,
     check_state,
     last_finite,
     note_launch,
@@ -78,27 +78,31 @@ class V1CheckpointHook(Hook):
 
 @HOOKS.register_module()
 class FaithfulTrainingHook(Hook):
-    """A loss is finite, and a resumed epoch draws what it would have drawn.
+    """A resumed epoch draws what it would have drawn.
 
-    Notes in each checkpoint the batch and the launch, for resuming.
+    Notes in each checkpoint the batch, the launch and the settings of speed,
+    for resuming.
+
+    Args:
+        speed (dict): of speed.speed_of.
+        notes (list[str]): lines for the log.
     """
 
     priority = 'VERY_HIGH'
+
+    def __init__(self, speed, notes=()):
+        self.speed = dict(speed)
+        self.notes = notes
+
+    def before_run(self, runner):
+        for line in self.notes:
+            runner.logger.info(line)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         # With the first batch: making a data loader draws a number, which
         # happens only once in a training that is not resumed.
         if batch_idx == 0:
             seed_epoch(runner.seed, runner.epoch, runner.rank)
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        check_loss(
-            outputs['loss'].item(),
-            runner.epoch + 1,
-            batch_idx + 1,
-            len(runner.train_dataloader),
-            lambda: describe_last(runner),
-        )
 
     def after_load_checkpoint(self, runner, checkpoint):
         if not runner.cfg.get('resume'):
@@ -109,12 +113,15 @@ class FaithfulTrainingHook(Hook):
             dict(runner.cfg.optim_wrapper.optimizer), groups, checkpoint, path
         )
         length = len(runner.train_dataloader)
-        warning = batch_warning(checkpoint, path, batch_of(runner), length)
-        if warning:
-            runner.logger.warning(warning)
+        for warning in (
+            batch_warning(checkpoint, path, batch_of(runner, self.speed), length),
+            changes(self.speed, checkpoint['meta'], path),
+        ):
+            if warning:
+                runner.logger.warning(warning)
 
     def before_save_checkpoint(self, runner, checkpoint):
-        note_launch(checkpoint['meta'], batch_of(runner))
+        note_launch(checkpoint['meta'], batch_of(runner, self.speed), self.speed)
 
 
 @HOOKS.register_module()
@@ -164,9 +171,10 @@ def describe_last(runner):
     )
 
 
-def batch_of(runner):
+def batch_of(runner, speed):
     """The batch of a Runner, as resuming.describe_batch has it."""
-    return describe_batch(runner.world_size, runner.cfg.train_dataloader['batch_size'])
+    clips, parts = runner.cfg.train_dataloader['batch_size'], speed['accumulate']
+    return describe_batch(runner.world_size, clips // parts, parts)
 
 
 class WholeFileBackend(LocalBackend):

@@ -16,9 +16,10 @@ from resnet_dnr import ResNet_DNR
 from . import HostError
 from .options import check_arguments
 from .resuming import put_back, settings_of
+from .speed import FastBackbone
 
 
-class CheckedBackbone(ResNet_DNR):
+class CheckedBackbone(FastBackbone, ResNet_DNR):
     """The backbone, whose `pretrained` is read as all checkpoints are."""
 
     def init_weights(self):
@@ -27,6 +28,13 @@ class CheckedBackbone(ResNet_DNR):
 
 class CheckedRunner(Runner):
     """A Runner whose backbone is built once, with errors that name a key."""
+
+    started = False  # the first step
+
+    def call_hook(self, fn_name, **kwargs):
+        """Call the hooks, and note that a step begins."""
+        self.started |= fn_name == 'before_train_iter'
+        super().call_hook(fn_name, **kwargs)
 
     def build_model(self, model):
         """Build the recognizer, as the function of this name does."""
@@ -103,10 +111,17 @@ def build_backbone(model):
         HostError: as :func:`build_model` does.
     """
     arguments = dict(model['backbone'])
-    del arguments['type']
+    kind = arguments.pop('type')
+    if kind not in ('ResNet_DNR', 'FastResNet_DNR'):
+        raise HostError(
+            f'native.model.backbone.type={kind!r}: the scripts train ResNet_DNR; '
+            f'tools/convert_config.py writes a config for other tools'
+        )
+    fast = {name: arguments.pop(name, None) for name in ('amp', 'compile')}
+    fast['channels_last'] = arguments.pop('channels_last', False)
     check_arguments('model.backbone', ResNet_DNR, arguments)
     try:
-        backbone = CheckedBackbone(**arguments)
+        backbone = CheckedBackbone(**arguments, **fast)
     except (KeyError, TypeError, ValueError) as error:
         raise HostError(f'model.backbone: {error.args[0]}') from error
     # feat_dim is that of the last stage; each has twice the channels.

@@ -101,7 +101,7 @@ class V1VideoClip(BaseTransform):
                 numbers = frame_indices(len(video), **self.rule)
                 images = video.read(numbers - 1)
         except VideoError as error:
-            where = f'{results["where"]}: ' if 'where' in results else ''
+            where = f'{results["where"]}: ' if 'where' in results else ''  # of a list
             raise BrokenVideo(
                 f'{where}{results["filename"]} cannot be read: {error}'
             ) from error

@@ -30,6 +30,7 @@ from .locks import FolderLock
 from .options import DictAction  # noqa: F401
 from .processes import interruptible
 from .resuming import begin, choose_seed, is_done
+from .speed import FastBackbone, config_options, describe, rate_scale, speed_of
 from .training_state import check_scores, naming_folder
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -138,7 +139,7 @@ def load_script(name, args):
     Returns:
         module: To be run by run_script.
     """
-    cfg = v1_config.load_config(args.config, args.cfg_options)
+    cfg = v1_config.load_config(args.config, config_options(args))
     set_launcher(args.launcher)
     if os.environ['RANK'] == '0':
         print(
@@ -159,6 +160,7 @@ def load_script(name, args):
     script.collect_results = gather_results
     script.build_recognizer = build_recognizer(script.build_recognizer)
     v1_config.check_config(cfg, args)
+    set_speed(cfg, args)
     mmcv.Config.fromfile = staticmethod(lambda filename: cfg)
     return script
 
@@ -328,6 +330,37 @@ def guard_files():
             return dump(obj, temporary, file_format, **kwargs)
 
     mmcv.dump = dump_whole
+
+
+def set_speed(cfg, args):
+    """Set what a config says of speed; v1_config has checked it.
+
+    Args:
+        cfg (mmcv.Config): Its backbone and its rate are set.
+        args (argparse.Namespace): Of the training or testing.
+    """
+    from mmaction.models import BACKBONES
+
+    speed, lines = speed_of(cfg), []
+    fast = {
+        name: speed[name] for name in ('amp', 'channels_last', 'compile') if speed[name]
+    }
+    if fast:
+        classes = BACKBONES.module_dict
+        plain = classes['ResNet_DNR']
+        classes['ResNet_DNR'] = type('ResNet_DNR', (FastBackbone, plain), {})
+        cfg.model.backbone.update(fast)
+        lines = describe(speed)
+    scale = rate_scale(cfg)
+    if scale and scale['enable'] and not hasattr(args, 'checkpoint'):
+        clips = int(os.environ['WORLD_SIZE']) * cfg.data.videos_per_gpu
+        cfg.optimizer.lr *= clips / scale['base_batch_size']
+        lines.append(
+            f'auto_scale_lr: {clips} clips a step, and {scale["base_batch_size"]} in '
+            f'the config: optimizer.lr is {cfg.optimizer.lr:g}'
+        )
+    if os.environ['RANK'] == '0':
+        print(*lines, sep='\n', end='\n' * bool(lines), flush=True)
 
 
 def guard_pretrained():

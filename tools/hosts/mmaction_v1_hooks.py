@@ -20,6 +20,7 @@ from .resuming import (
     put_back,
     settings_of,
 )
+from .speed import changes, speed_of
 from .training_state import (
     check_loss,
     check_state,
@@ -87,6 +88,7 @@ def install(cfg, seed, resumed, checkpoint):
     from mmcv.runner import epoch_based_runner
 
     batch = describe_batch(dist.get_world_size(), cfg.data.videos_per_gpu)
+    speed = speed_of(cfg)
     resume, run = EpochBasedRunner.resume, EpochBasedRunner.run
     save = epoch_based_runner.save_checkpoint
     if checkpoint:  # without the weights, which go when they are loaded
@@ -111,9 +113,12 @@ def install(cfg, seed, resumed, checkpoint):
             self.register_hook(CountReplacedHook())
         length = len(data_loaders[0])
         if resumed:
-            warning = batch_warning(noted, resumed, batch, length)
-            if warning:
-                self.logger.warning(warning)
+            for warning in (
+                batch_warning(noted, resumed, batch, length),
+                changes(speed, noted['meta'], resumed),
+            ):
+                if warning:
+                    self.logger.warning(warning)
             # Iterations are counted in batches of now: Runner.resume sets the
             # same attribute.
             self._iter = self.epoch * length
@@ -122,7 +127,7 @@ def install(cfg, seed, resumed, checkpoint):
     @functools.wraps(save)
     def save_whole(model, filename, *args, meta=None, **kwargs):
         meta = dict(meta or {})
-        note_launch(meta, batch, seed)
+        note_launch(meta, batch, speed, seed)
         with replacing(filename) as temporary:
             save(model, temporary, *args, meta=meta, **kwargs)
 

@@ -156,17 +156,26 @@ def choose_seed(asked, checkpoint, path):
     return began if asked is None else asked
 
 
-def describe_batch(processes, videos_per_gpu):
+def describe_batch(processes, videos_per_gpu, accumulate=1):
     """The batch, as checkpoints note it under meta.
 
     Args:
         processes (int): of the training.
         videos_per_gpu (int): clips a process.
+        accumulate (int): batches a step.
 
     Returns:
         dict
     """
-    return dict(processes=processes, videos_per_gpu=videos_per_gpu)
+    return dict(
+        processes=processes, videos_per_gpu=videos_per_gpu, accumulate=accumulate
+    )
+
+
+def _words(batch):
+    text = '{processes} x {videos_per_gpu} clips'.format(**batch)
+    parts = batch.get('accumulate', 1)  # older checkpoints have none
+    return text if parts == 1 else f'{text}, {parts} times a step'
 
 
 def batch_warning(checkpoint, path, batch, epoch_length):
@@ -182,9 +191,9 @@ def batch_warning(checkpoint, path, batch, epoch_length):
         str | None
     """
     meta = checkpoint['meta']
-    now = '{processes} x {videos_per_gpu} clips'.format(**batch)
-    if all(key in meta for key in batch):
-        before = '{processes} x {videos_per_gpu} clips'.format(**meta)
+    now = _words(batch)
+    if all(key in meta for key in ('processes', 'videos_per_gpu')):
+        before = _words(meta)
         if before == now:
             return None
         changed = f'the batch is {now}, and that of {path} was {before}'

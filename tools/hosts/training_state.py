@@ -133,14 +133,15 @@ def drawn_seed(*parts):
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def note_launch(meta, batch, seed=None):
+def note_launch(meta, batch, speed, seed=None):
     """Note in a checkpoint's meta what resuming it wants to know.
 
     Args:
         meta (dict): of the checkpoint.
         batch (dict): of resuming.describe_batch.
+        speed (dict): of speed.speed_of.
         seed (int | None): of the training; None where meta has it.
     """
-    meta.update(batch, launch=launch_id())
+    meta.update(batch, speed=speed, launch=launch_id())
     if seed is not None:
         meta['seed'] = seed

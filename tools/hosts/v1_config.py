@@ -7,6 +7,7 @@ import importlib.util
 
 from . import HostError
 from .checks import (
+    check_class_names,
     check_clips,
     check_fcn_testing,
     check_output,
@@ -17,6 +18,7 @@ from .checks import (
 from .lists import check_template, read_list
 from .options import check_arguments, nearest, read_config
 from .resuming import check_settings
+from .speed import rate_scale, speed_of
 from .v1_data import FORMS
 from .videos import check_flip_label_map, check_skip_broken, video_files
 
@@ -81,6 +83,8 @@ def check_config(cfg, args):
         if key not in cfg.data:
             raise HostError(f'data.{key} is missing')
     _check_model(cfg.model)
+    _check_speed(cfg)
+    check_class_names(cfg, (cfg.model.get('cls_head') or {}).get('num_classes', 101))
     if task == 'test':
         cfg.data.test.setdefault('oversample', None)
         check_testing(cfg.data.test)
@@ -95,6 +99,29 @@ def check_config(cfg, args):
         check_output(backbone)
         if task == 'train':  # v1 trains one process as it does several
             check_unused_stages(backbone, cfg.get('find_unused_parameters', False))
+
+
+def _check_speed(cfg):
+    """Of speed, v1 honours what is the backbone's; of mmengine, nothing."""
+    instead = 'on mmaction v1: unset MMACTION_ROOT to run on mmaction2'
+    if cfg.get('native'):
+        raise HostError(f'native, which is for mmengine, cannot be honoured {instead}')
+    speed = speed_of(cfg)
+    rate_scale(cfg)
+    if speed['amp'] == 'fp16':
+        raise HostError(
+            f'amp=fp16 scales the loss, which cannot be honoured {instead}, or use bf16'
+        )
+    if speed['accumulate'] > 1:
+        raise HostError(
+            f'accumulate={speed["accumulate"]} cannot be honoured {instead}'
+        )
+    for name in ('amp', 'channels_last', 'compile'):
+        if speed[name] and cfg.model.backbone.type != 'ResNet_DNR':
+            raise HostError(
+                f'{name}={speed[name]!r} needs model.backbone.type=ResNet_DNR, not '
+                f'{cfg.model.backbone.type!r}'
+            )
 
 
 def _check_model(model):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from data.video_sets import read_text
 from hosts import HostError
+from hosts.mmaction2 import load_config
 from hosts.videos import BrokenVideo
 from video_files import VideoError
 from video_inputs import clip_inputs, load_recognizer, testing_config
@@ -20,7 +21,6 @@ from video_inputs import clip_inputs, load_recognizer, testing_config
 from . import camera as cameras
 from . import windows as windowing
 from .ahead import Times, ahead, in_thread
-from .speed import precision, set_speed
 
 # Images of a batch: a clip of Kinetics' testing has 240, one of own videos 8.
 IMAGES = 64
@@ -161,7 +161,7 @@ class Clips:
         self._config = config
         first, *steps = config.test_dataloader.dataset.pipeline
         self.rule = {key: value for key, value in first.items() if key != 'type'}
-        steps = [step for step in steps if step.type != 'V1FrameDecode']
+        steps = [step for step in steps if step.type != 'V1ReadFrames']
         self._resize = Compose(steps[:1])
         self._steps = Compose(steps)
 
@@ -215,12 +215,13 @@ class Recognizer:
         config (str): file, in mmaction v1's schema.
         checkpoint (str): file or http(s) URL, of this network.
         labels (str | None): file of the classes' names, one a line, as
-            tools/data/ writes it. None: a class's name is its label.
+            tools/data/ writes it. None: class_names of the config, or without
+            that, a class's name is its label.
         device (str | None): see :func:`choose_device`.
         cfg_options (dict | None): values to set in the config, by dotted keys.
         amp (str | None): 'bf16' or 'fp16' for mixed precision.
-        channels_last (bool): lay images out so.
-        compile (str | None): mode of torch.compile, such as 'default'.
+        channels_last (bool): the channels of a pixel lie together.
+        compile (str | None): 'default' or 'reduce-overhead', of torch.compile.
         batch (int | None): clips at a time. None: as many as have 64 images.
         workers (int): threads that decode beside the network.
 
@@ -245,20 +246,25 @@ class Recognizer:
         batch=None,
         workers=2,
     ):
-        self.config = testing_config(config, cfg_options)
+        options = dict(cfg_options or {})
+        speed = dict(amp=amp, channels_last=channels_last, compile=compile)
+        options.update({key: value for key, value in speed.items() if value})
+        self.config = testing_config(config, options)
         num_classes = self.config.model.cls_head.num_classes
         self.classes = [str(label) for label in range(num_classes)]
+        labels = labels or load_config(config, options).get('class_names')
         if labels is not None:
             self.classes = read_labels(labels, num_classes)
         for name, value in ('batch', batch), ('workers', workers):
             if value is not None and value < 1:
                 raise HostError(f'--{name} {value} should be at least 1')
         self.device = choose_device(device)
-        precision(self.device, amp)  # before the checkpoint is read
+        backbone = self.config.model.backbone
+        if backbone.get('amp') == 'fp16' and self.device.type == 'cpu':
+            raise HostError('amp=fp16 needs CUDA: on a CPU, use bf16')
         self.network = load_recognizer(self.config, checkpoint, self.device)
-        set_speed(self.network, channels_last, compile)
         torch.backends.cudnn.benchmark = self.config.env_cfg.cudnn_benchmark
-        self._amp, self._pads, self._features = amp, bool(compile), None
+        self._pads, self._features = bool(backbone.get('compile')), None
         self.network.cls_head.fc_cls.register_forward_pre_hook(self._keep_features)
         self._clips = Clips(self.config)
         self.batch, self.workers, self.times = batch, workers, Times()
@@ -285,10 +291,8 @@ class Recognizer:
         count, network = len(clips), self.network
         samples = [ActionDataSample() for _ in clips]
         try:
-            with precision(self.device, self._amp):
-                data = dict(inputs=list(clips), data_samples=samples)
-                data = network.data_preprocessor(data, False)
-                samples = network(**data, mode='predict')
+            data = dict(inputs=list(clips), data_samples=samples)
+            samples = network(**network.data_preprocessor(data), mode='predict')
             scores = torch.stack([sample.pred_scores.item for sample in samples])
             features = self._features.unflatten(0, (count, -1)).mean(1)
             scores, features = scores.float().cpu(), features.float().cpu()
@@ -441,7 +445,7 @@ class Recognizer:
     def _fill(self, predictions, clips, size):
         """Put scores and features into predictions."""
         clips = list(clips)
-        if self._pads:  # for another size, the network would be compiled again
+        if self._pads:  # another size would run without the compiler
             clips += [clips[-1]] * (size - len(clips))
         with self.times.of('network'):
             for prediction, scores, features in zip(predictions, *self.infer(clips)):
