@@ -280,7 +280,10 @@ def write_page(
         accuracies=[accuracies(result) for result in results],
         comparison=comparison,
         alpha=ALPHA,
-        sure=[label for label in changes if changes[label]['q'] <= ALPHA],
+        sure=sorted(
+            (label for label in changes if changes[label]['q'] <= ALPHA),
+            key=lambda label: -abs(changes[label]['difference']),
+        ),
         changes=changes,
         gains=gains,
         rows=class_rows(results, changes, classes),
