@@ -18,6 +18,7 @@ what PyTorch gives.
 import importlib.util
 import json
 import sys
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -113,15 +114,18 @@ def export(network, shape, backbone_only, metadata):
     Returns:
         torch.onnx.ONNXProgram
     """
-    program = torch.onnx.export(
-        network,
-        (make_clips(2, shape, backbone_only),),
-        input_names=['clips'],
-        output_names=['features' if backbone_only else 'scores'],
-        dynamic_shapes={'clips': {0: torch.export.Dim('clips')}},
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # torch's own, of how it copies its trees.
+        warnings.filterwarnings('ignore', '.*LeafSpec', FutureWarning)
+        program = torch.onnx.export(
+            network,
+            (make_clips(2, shape, backbone_only),),
+            input_names=['clips'],
+            output_names=['features' if backbone_only else 'scores'],
+            dynamic_shapes={'clips': {0: torch.export.Dim('clips')}},
+            dynamo=True,
+            verbose=False,
+        )
     program.model.metadata_props.update(metadata)
     return program
 

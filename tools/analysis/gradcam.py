@@ -20,7 +20,6 @@ from hosts import HostError, need_mmaction2, run  # noqa: E402
 
 need_mmaction2('tools/analysis/gradcam.py')
 
-import av  # noqa: E402
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -29,8 +28,8 @@ from analysis.network import config_parser  # noqa: E402
 from analysis.plotting import plt, save  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.options import nearest  # noqa: E402
+from prediction.drawing import VideoWriter  # noqa: E402
 from video_inputs import clip_inputs, load_recognizer, testing_config  # noqa: E402
-from whole_files import replacing  # noqa: E402
 
 SIDE = 256  # pixels at least, of the video's height
 RATE = 4  # frames a second of it
@@ -80,7 +79,8 @@ def heat_maps(model, layer, clip, label=None):
 
     Returns:
         tuple: maps, np.ndarray (images, H, W, 3) uint8, the colours of
-        matplotlib's jet in BGR; and the scores, Tensor (classes,).
+        matplotlib's jet in BGR; the scores, Tensor (classes,); and how many
+        places of a frame a map has a value for: height and width.
     """
     from mmaction.utils import GradCAM
 
@@ -94,26 +94,7 @@ def heat_maps(model, layer, clip, label=None):
         # It blends with the images as they are, BGR: here with none of them.
         colours, scores = camera(data, use_labels=label is not None, alpha=1.0)
     maps = (255 * colours[0].numpy()[..., ::-1]).round().astype(np.uint8)
-    return maps, scores[0].detach().cpu()
-
-
-def write_video(path, images):
-    """Write images as an H.264 video, whole or not at all.
-
-    Args:
-        path (str): the file, .mp4.
-        images (iterable): of (height, width, 3) uint8, BGR, of one size, even.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with replacing(path) as temporary, av.open(temporary, 'w', format='mp4') as file:
-        stream = file.add_stream('libx264', rate=RATE, options=dict(crf='18'))
-        stream.pix_fmt = 'yuv420p'
-        for image in images:
-            stream.height, stream.width = image.shape[:2]
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, 'bgr24')))
-        file.mux(stream.encode(None))
+    return maps, scores[0].detach().cpu(), camera.target_activations.shape[-2:]
 
 
 def draw_sheet(images, blended, frames, title):
@@ -157,22 +138,25 @@ def gradcam(args):
     model = load_recognizer(config, args.checkpoint)
     layer = choose_layer(model, args.layer)
     clip = clip_inputs(config, args.video)
-    maps, scores = heat_maps(model, layer, clip, label)
+    maps, scores, (rows, columns) = heat_maps(model, layer, clip, label)
     shares = torch.softmax(scores.double(), 0)
     best = int(scores.argmax())
     told = best if label is None else label
     text = f'{Path(args.video).name}: {names[best]} {shares[best]:.0%}'
-    title = f'{text}; Grad-CAM of {layer.split("/")[1]} for {names[told]}'
+    title = (
+        f'{text}; Grad-CAM of {layer.split("/")[1]}, {columns} x {rows} a frame, '
+        f'for {names[told]}'
+    )
     images = clip['inputs'].permute(0, 2, 3, 1).numpy()
     blended = (images // 2 + maps // 2).astype(np.uint8)
     figure = draw_sheet(images, blended, model.backbone.n_segment, title)
     save(figure, sheet, '--out')
     scale = max(1, -(-SIDE // images.shape[1]))
-    size = [scale * side // 2 * 2 for side in images.shape[2:0:-1]]
-    write_video(
-        video,
-        (cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image in blended),
-    )
+    size = scale * images.shape[2], scale * images.shape[1]
+    with VideoWriter(video, RATE) as writer:
+        for number, image in enumerate(blended):
+            image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+            writer.write(number / RATE, image)
     print(f'{text}\nwrote {sheet} and {video}: {title.split("; ")[1]}')
 
 
