@@ -29,14 +29,12 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if __name__ == '__main__' and os.environ.get('MMACTION_ROOT'):
-    sys.exit(  # before anything is imported for it
-        'error: tools/predict.py runs on mmaction2 alone. Run it without '
-        'MMACTION_ROOT; it takes the configs and the checkpoints of both hosts'
-    )
+from hosts import HostError, need_mmaction2, run  # noqa: E402
+
+if __name__ == '__main__':  # before anything is imported for mmaction v1
+    need_mmaction2('tools/predict.py')
 
 import numpy as np  # noqa: E402
-from hosts import HostError, run  # noqa: E402
 from hosts.checks import check_out, check_out_folder  # noqa: E402
 from hosts.mmaction2 import DictAction  # noqa: E402
 from hosts.speed import add_options  # noqa: E402
