@@ -293,23 +293,24 @@ def many(folder, tmp_path):
 def test_broken_among_many(many):
     """The others are done, each is named, the exit code says so; and again."""
     given = ['many', '--out', 'r.json', '--features', 'f', '--batch', 5]
+    (many / 'many/0/gone.mp4').symlink_to('nowhere.mp4')
     output = predict(many, *given, code=3)
     entries = {entry['video']: entry for entry in results(many / 'r.json')['videos']}
-    assert len(entries) == 16
+    assert len(entries) == 17
     bad = {name for name, entry in entries.items() if 'error' in entry}
-    expected = ('0/empty', '1/broken', '2/sound', '2/half')
+    expected = ('0/empty', '0/gone', '1/broken', '2/sound', '2/half')
     assert bad == {f'many/{name}.mp4' for name in expected}
     for name in bad:
         assert output.count(f'error: {name} cannot be read: ') == 1
         assert 'scores' not in entries[name]
-    assert '4 of 16 videos have errors' in output
+    assert '5 of 17 videos have errors' in output
     assert 'it has no video stream' in entries['many/2/sound.mp4']['error']
     assert np.load(many / 'f/0/clip 3.npy').shape == (1, 512)
     # A second run reads the bad ones alone, and a file that is new or gone.
     (many / 'f/0/clip 3.npy').unlink()
     make_video(many / 'many/1/broken.mp4', size=(96, 72))
     output = predict(many, *given, code=3)
-    assert '11 of 16 videos are done already' in output
+    assert '11 of 17 videos are done already' in output
     again = {entry['video']: entry for entry in results(many / 'r.json')['videos']}
     assert list(again) == list(entries) and 'scores' in again['many/1/broken.mp4']
     for name in set(entries) - bad:

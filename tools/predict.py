@@ -21,10 +21,13 @@ In Python, with tools/ on the path:
 """
 
 import argparse
+import contextlib
 import os
 import os.path as osp
+import shlex
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -199,7 +202,6 @@ def write_all(args, recognizer, entries):
     """Write the results of the whole run."""
     if args.features and args.features.endswith('.npy'):
         packed = [entry.get('packed') for entry in entries]
-        rows = [outputs.unpack(text) for text in packed if text]
         channels = recognizer.config.model.cls_head.in_channels
         missing = np.full(channels, np.nan, np.float32)
         rows = [outputs.unpack(text) if text else missing for text in packed]
@@ -213,6 +215,7 @@ def write_all(args, recognizer, entries):
         ]
         results = dict(
             describe_run(recognizer.device),
+            command=camera.without_password(shlex.join(sys.argv)),
             config=args.config,
             checkpoint=args.checkpoint,
             classes=recognizer.classes,
@@ -314,22 +317,23 @@ def predict_files(args, recognizer, sources):
 
 def watch(args, recognizer, source):
     """Predict what a camera shows until it ends, or Ctrl-C ends it."""
-    import contextlib
-
-    windows, caption = [], [None]
+    windows, lock, over = [], threading.Lock(), threading.Event()
+    target = args.render and file_of(args.render, source, '.mp4')
     with contextlib.ExitStack() as stack:
         on_frame = None
         if args.render:
             from prediction.drawing import Caption, writing_video
 
-            target = file_of(args.render, source, '.mp4')
             writer = stack.enter_context(writing_video(target, None))
 
-            def on_frame(seconds, image):
-                if windows:
-                    caption[0] = Caption(windows[-1].top(args.topk), *image.shape[:2])
-                    caption[0].draw(image)
-                writer.write(seconds, image)
+            def on_frame(seconds, image):  # in the thread that reads the camera
+                with lock:
+                    if over.is_set():
+                        return
+                    if windows:
+                        top = windows[-1].top(args.topk)
+                        Caption(top, *image.shape[:2]).draw(image)
+                    writer.write(seconds, image)
 
         try:
             for window in recognizer.watch(
@@ -340,16 +344,19 @@ def watch(args, recognizer, source):
                 print(f'{times:>20}  {described(window.top(args.topk))}', flush=True)
         except KeyboardInterrupt:  # so a camera's run is ended
             print()
+        finally:
+            with lock:
+                over.set()
         if not windows:
             raise HostError(
                 f'camera {camera.without_password(source.path)} ended before its '
                 f'first window was over'
             )
     entry = entry_of(mean_of(windows), windows, args.topk)
-    args.render = None
+    if target:
+        entry['rendered'] = target
     write_files(args, source, windows, entry, recognizer)
     write_all(args, recognizer, [entry])
-    print(recognizer.times)
 
 
 def predict(args):

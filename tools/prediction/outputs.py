@@ -68,7 +68,7 @@ class Journal:
         self._done, self._file, self.restarted = {}, None, []
         if path is None:
             return
-        self._file = open(path, 'a+', encoding='utf-8')
+        self._file = open(path, 'a+', encoding='utf-8', errors='replace')
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -76,10 +76,12 @@ class Journal:
         self._file.seek(0)
         lines, whole = [], 0
         for line in self._file:
+            if not line.endswith('\n'):
+                break  # a killed run has not written it whole
             try:
                 lines.append(json.loads(line))
             except ValueError:
-                break  # the last line of a killed run
+                break
             whole += len(line.encode())
         # Not what a stranger's file has, nor half a line.
         kept = lines[0] if lines and isinstance(lines[0], dict) else {}

@@ -16,7 +16,13 @@ from hosts import HostError
 from hosts.mmaction2 import load_config
 from hosts.videos import BrokenVideo
 from video_files import VideoError
-from video_inputs import clip_inputs, load_recognizer, testing_config
+from video_inputs import (
+    FROM_FRAMES,
+    FROM_VIDEO,
+    clip_inputs,
+    load_recognizer,
+    testing_config,
+)
 
 from . import camera as cameras
 from . import windows as windowing
@@ -125,8 +131,13 @@ class Clips:
     Args:
         config (mmengine.Config): of video_inputs.testing_config.
 
+    Raises:
+        HostError: its pipeline begins with something else than the hosts' own
+            reading of frames.
+
     Attributes:
         rule (dict): of hosts.frame_indices, without the video's length.
+        images (int): of a clip, crops included.
     """
 
     def __init__(self, config):
@@ -134,7 +145,15 @@ class Clips:
 
         self._config = config
         first, *steps = config.test_dataloader.dataset.pipeline
+        if first.type not in (FROM_VIDEO, FROM_FRAMES):
+            raise HostError(
+                f'the pipeline of testing begins with {first.type}, and should with '
+                f'{FROM_VIDEO} or {FROM_FRAMES} (native.test_dataloader in the config)'
+            )
         self.rule = {key: value for key, value in first.items() if key != 'type'}
+        self.images = self.rule['num_segments'] * self.rule['new_length']
+        for step in steps:
+            self.images *= dict(ThreeCrop=3, TenCrop=10).get(step.type, 1)
         steps = [step for step in steps if step.type != 'V1ReadFrames']
         self._resize = Compose(steps[:1])
         self._steps = Compose(steps)
@@ -241,7 +260,8 @@ class Recognizer:
         self._pads, self._features = bool(backbone.get('compile')), None
         self.network.cls_head.fc_cls.register_forward_pre_hook(self._keep_features)
         self._clips = Clips(self.config)
-        self.batch, self.workers, self.times = batch, workers, Times()
+        self.batch = batch or max(1, IMAGES // self._clips.images)
+        self.workers, self.times = workers, Times()
 
     def _keep_features(self, _, inputs):
         self._features = inputs[0]
@@ -319,8 +339,10 @@ class Recognizer:
                 prediction.error = str(error)
                 return prediction, None
 
-        lookahead = self.workers + 2 * (self.batch or 8)
-        return self._in_batches(ahead(load, videos, self.workers, lookahead))
+        lookahead = self.workers + 2 * self.batch
+        return self._in_batches(
+            ahead(load, videos, self.workers, lookahead), self.batch
+        )
 
     def windows(self, video, every, length=None, tell_total=None):
         """What the windows of a long video show; it is streamed.
@@ -341,7 +363,7 @@ class Recognizer:
         found = windowing.stream(
             str(video), every, length, self._clips, self.workers, tell_total
         )
-        return self._of_windows(str(video), found, 2 * (self.batch or 8))
+        return self._of_windows(str(video), found, 2 * self.batch, self.batch)
 
     def watch(self, source, every, length=None, on_frame=None):
         """What a camera shows, window after window, until it ends.
@@ -366,12 +388,12 @@ class Recognizer:
         found = cameras.stream(camera, every, length, self._clips, on_frame)
         return self._of_windows(camera.name, found, 1, 1, camera.is_live)
 
-    def _of_windows(self, video, found, size, batch=None, drop_oldest=False):
+    def _of_windows(self, video, found, lookahead, size, drop_oldest=False):
         """Predictions of (window, clip), which are taken in a thread."""
 
         def clips():
             for window, clip in in_thread(
-                self.times.decoding(found), size, drop_oldest
+                self.times.decoding(found), lookahead, drop_oldest
             ):
                 yield (
                     Prediction(video, self.classes, start=window.start, end=window.end),
@@ -379,16 +401,16 @@ class Recognizer:
                 )
 
         try:
-            yield from self._in_batches(clips(), batch)
+            yield from self._in_batches(clips(), size)
         except VideoError as error:
             raise BrokenVideo(f'{video} cannot be read: {error}') from error
 
-    def _in_batches(self, clips, batch=None):
+    def _in_batches(self, clips, size):
         """Fill in predictions, in batches.
 
         Args:
             clips (iterable): of (Prediction, Tensor | None).
-            batch (int | None): clips at a time, in place of self.batch.
+            size (int): clips at a time.
 
         Yields:
             Prediction: in order; those without a clip as they are. Where
@@ -404,8 +426,7 @@ class Recognizer:
             if item is not None:
                 waiting.append(item)
             good = [(p, clip) for p, clip in waiting if clip is not None]
-            size = batch or self.batch or (good and max(1, IMAGES // len(good[0][1])))
-            if item is not None and (not good or len(good) < size):
+            if item is not None and len(good) < size:
                 continue
             if good:
                 self._fill(*zip(*good), size)

@@ -29,8 +29,11 @@ class Source:
 
     @property
     def stamp(self):
-        """list: what changes when the source does."""
-        state = os.stat(self.path)
+        """list | None: what changes when the source does; None if it is gone."""
+        try:
+            state = os.stat(self.path)
+        except OSError:
+            return None
         return [state.st_size, state.st_mtime_ns]
 
 
