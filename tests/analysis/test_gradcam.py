@@ -75,7 +75,7 @@ def test_several_clips_are_rows(small):  # noqa: F811
     (
         (['none.mp4'], 'none.mp4 cannot be read: there is no such file'),
         (['classes.txt'], 'classes.txt cannot be read: '),
-        (['data'], 'data has no img_00001.jpg'),
+        (['data'], 'data has no image_00001.jpg'),
         (['data', '--layer', 'layer4'], '--layer layer4 is none; did you mean layer1?'),
         (['data', '--label', '4'], '--label 4 is no class; the names are'),
         (['data', '--out', 'config.py/a'], 'cannot write --out config.py/a.png'),
