@@ -275,10 +275,10 @@ def test_files_of_windows(folder, tmp_path):
 
 @pytest.fixture
 def many(folder, tmp_path):
-    """The folder's config beside twelve good videos, and four that are not."""
+    """The folder's config beside eight good videos, and four that are not."""
     for name in ('config.py', 'model.pth', 'classes.txt'):
         (tmp_path / name).symlink_to(folder / name)
-    for number in range(12):
+    for number in range(8):
         target = tmp_path / f'many/{number % 3}/clip {number}.mp4'
         target.parent.mkdir(parents=True, exist_ok=True)
         make_video(target, size=(96, 72), seed=number, frames=8 + number)
@@ -296,21 +296,21 @@ def test_broken_among_many(many):
     (many / 'many/0/gone.mp4').symlink_to('nowhere.mp4')
     output = predict(many, *given, code=3)
     entries = {entry['video']: entry for entry in results(many / 'r.json')['videos']}
-    assert len(entries) == 17
+    assert len(entries) == 13
     bad = {name for name, entry in entries.items() if 'error' in entry}
     expected = ('0/empty', '0/gone', '1/broken', '2/sound', '2/half')
     assert bad == {f'many/{name}.mp4' for name in expected}
     for name in bad:
         assert output.count(f'error: {name} cannot be read: ') == 1
         assert 'scores' not in entries[name]
-    assert '5 of 17 videos have errors' in output
+    assert '5 of 13 videos have errors' in output
     assert 'it has no video stream' in entries['many/2/sound.mp4']['error']
     assert np.load(many / 'f/0/clip 3.npy').shape == (1, 512)
     # A second run reads the bad ones alone, and a file that is new or gone.
     (many / 'f/0/clip 3.npy').unlink()
     make_video(many / 'many/1/broken.mp4', size=(96, 72))
     output = predict(many, *given, code=3)
-    assert '11 of 17 videos are done already' in output
+    assert '7 of 13 videos are done already' in output
     again = {entry['video']: entry for entry in results(many / 'r.json')['videos']}
     assert list(again) == list(entries) and 'scores' in again['many/1/broken.mp4']
     for name in set(entries) - bad:
@@ -343,11 +343,11 @@ def test_killed(many):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     done = journal.read_bytes().count(b'\n') - 1
-    assert 3 <= done < 16 and not (many / 'r.csv').exists()
+    assert 3 <= done < 12 and not (many / 'r.csv').exists()
     with open(journal, 'a') as file:
         file.write('["many/2/clip 11.mp4", [1')  # as a kill may leave it
     output = predict(many, *given, '--out', 'r.csv', code=3)
-    assert f'{done} of 16' in output or f'{done - 1} of 16' in output  # one is bad
+    assert f'{done} of 12' in output or f'{done - 1} of 12' in output  # one is bad
     predict(many, *given, '--out', 'whole.csv', code=3)
     assert (many / 'r.csv').read_text() == (many / 'whole.csv').read_text()
 
