@@ -332,6 +332,7 @@ def test_broken_among_many(many):
     np.testing.assert_allclose(difference, 1, atol=1e-5)
 
 
+@pytest.mark.full
 def test_killed(many):
     """A run that was killed in the middle goes on, to the same results."""
     given = ['many/0', 'many/1', 'many/2', '--batch', 1, '--topk', 2]
@@ -357,9 +358,9 @@ def test_full_disk(many):
     given = ['many/0/clip 0.mp4', 'many/0/clip 3.mp4', '--out', 'r.json', '--batch', 1]
     given += ['--render', 'drawn']
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    make_video(many / 'many/0/clip 3.mp4', size=(192, 144), frames=200)
+    make_video(many / 'many/0/clip 3.mp4', size=(192, 144), frames=90)
     try:  # Python itself ignores the signal of it
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         output = predict(many, *given, code=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
