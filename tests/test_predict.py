@@ -17,6 +17,7 @@ import torch
 import video_inputs
 from conftest import ROOT
 from hosts import HostError
+from hosts.videos import BrokenVideo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from predict import Recognizer
@@ -520,6 +521,17 @@ def test_broken_in_the_middle(folder, recognizer, tmp_path):
             assert next(found).end == 1 and next(found).end == 2
             with pytest.raises(HostError):
                 next(found)
+
+
+def test_frames_that_do_not_fit(folder, recognizer, monkeypatch):
+    """What is wrong with one video's frames is that video's fault alone."""
+
+    def refuse(images, video):
+        raise HostError(f'{video}: too small')
+
+    monkeypatch.setattr(recognizer._clips, 'of_images', refuse)
+    with pytest.raises(BrokenVideo, match='short.mp4: too small'):
+        list(recognizer.windows(folder / 'videos/short.mp4', 1))
 
 
 # ---- cameras

@@ -270,7 +270,6 @@ def predict_files(args, recognizer, sources):
         topk=args.topk,
         every=args.every,
         window=args.window,
-        packed=bool(args.features) and args.features.endswith('.npy'),
         features=args.features,
         render=args.render,
         curve=args.curve,

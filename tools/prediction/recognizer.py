@@ -392,18 +392,17 @@ class Recognizer:
         """Predictions of (window, clip), which are taken in a thread."""
 
         def clips():
-            for window, clip in in_thread(
-                self.times.decoding(found), lookahead, drop_oldest
-            ):
-                yield (
-                    Prediction(video, self.classes, start=window.start, end=window.end),
-                    clip,
-                )
+            decoded = self.times.decoding(found)
+            try:
+                for window, clip in in_thread(decoded, lookahead, drop_oldest):
+                    times = dict(start=window.start, end=window.end)
+                    yield Prediction(video, self.classes, **times), clip
+            except VideoError as error:
+                raise BrokenVideo(f'{video} cannot be read: {error}') from error
+            except HostError as error:  # its frames do not fit the crop
+                raise BrokenVideo(str(error)) from error
 
-        try:
-            yield from self._in_batches(clips(), size)
-        except VideoError as error:
-            raise BrokenVideo(f'{video} cannot be read: {error}') from error
+        return self._in_batches(clips(), size)
 
     def _in_batches(self, clips, size):
         """Fill in predictions, in batches.
@@ -421,7 +420,7 @@ class Recognizer:
         while True:
             try:
                 item = next(clips, None)
-            except (HostError, VideoError) as error:
+            except HostError as error:
                 item, fault = None, error
             if item is not None:
                 waiting.append(item)
