@@ -1,8 +1,15 @@
 """tools/plain_data.py: stand-ins keep what they are given, if it is plain."""
 
+import contextlib
+import pickle
+import re
+import tempfile
+
 import numpy as np
 import pytest
-from plain_data import Array, DType, History, scalar, to_plain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_data import Array, DType, History, read_arrays, scalar, to_plain
 
 
 def stand_in(array, raw=None):
@@ -64,3 +71,55 @@ def test_containers_are_met_once():
     for _ in range(30):
         data = [data] * 10
     assert to_plain(data) is data
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_arrays_of_a_pickle_of_any_protocol(tmp_path, protocol):
+    wanted = [
+        np.arange(6, dtype='f4').reshape(1, 6),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.zeros((0, 3), '>i2'),
+        np.float32(0.5),
+        {'a': (1, 'text', None)},
+    ]
+    path = tmp_path / 'arrays.pkl'
+    path.write_bytes(pickle.dumps(wanted, protocol))
+    got = read_arrays(path)
+    for one, other in zip(got[:3], wanted):
+        np.testing.assert_array_equal(one, other)
+        assert one.shape == other.shape and one.dtype == other.dtype.newbyteorder('=')
+    assert got[3:] == wanted[3:]
+
+
+@pytest.mark.parametrize(
+    'call, name',
+    (
+        (b'cos\nsystem\n(Vtouch ran\ntR.', 'os.system'),
+        (b'cbuiltins\neval\n(V1\ntR.', 'builtins.eval'),
+        (b'cbuiltins\ngetattr\n.', 'builtins.getattr'),
+        (b'cnumpy\nload\n.', 'numpy.load'),
+        (b'cplain_data\nread_arrays\n.', 'plain_data.read_arrays'),
+    ),
+)
+def test_names_in_a_pickle_are_refused(tmp_path, monkeypatch, call, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a.pkl').write_bytes(call)
+    with pytest.raises(ValueError, match=f'it holds {re.escape(name)}, which'):
+        read_arrays('a.pkl')
+    assert [path.name for path in tmp_path.iterdir()] == ['a.pkl']
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_damaged_pickle_is_read_or_refused(data):
+    whole = pickle.dumps([np.arange(4, dtype='f4').reshape(1, 4)] * 2)
+    content = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        with contextlib.suppress(ValueError):
+            read_arrays(file.name)

@@ -1,5 +1,7 @@
 """The plain data that a checkpoint may hold besides what torch itself allows.
 
+And a results file: :func:`read_arrays` reads its pickle by the same rule.
+
 torch.load(..., weights_only=True) takes tensors, numbers, texts and containers,
 and nothing else. Checkpoints also hold NumPy's numbers and arrays, mmengine's
 log histories, and dicts of other classes. Here each name that these have in a
@@ -10,6 +12,7 @@ become Python's. :func:`to_plain` puts the real thing in a stand-in's place.
 """
 
 import argparse
+import pickle
 import re
 from collections import Counter, OrderedDict
 
@@ -63,6 +66,13 @@ class Array:
 def empty_array(cls, shape, code):
     """Stands for NumPy's _reconstruct, with whose result an array begins."""
     return Array()
+
+
+def array_of(raw, dtype, shape, order):
+    """Stands for NumPy's _frombuffer, as which pickle's protocol 5 has arrays."""
+    array = Array()
+    array.value = dtype.array(shape, raw, order)
+    return array
 
 
 def scalar(dtype, raw):
@@ -123,6 +133,71 @@ def stand_ins():
         *(int, float, list, dict),  # one of which a defaultdict names
         argparse.Namespace,
     ]
+
+
+def encode(text, encoding):
+    """Stands for _codecs.encode, as which pickle's old protocols have bytes."""
+    if encoding != 'latin1':
+        raise ValueError(f'bytes in {encoding}')
+    return text.encode(encoding)
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Reads a pickle of arrays in containers, and runs nothing of it."""
+
+    NAMES = {
+        'numpy.ndarray': Array,
+        'numpy.dtype': DType,
+        '_codecs.encode': encode,
+        'builtins.bytes': no_bytes,
+        '__builtin__.bytes': no_bytes,  # in the protocols of Python 2
+        **{  # before and since NumPy 2
+            f'{package}.{name}': stand_in
+            for package in ('numpy.core', 'numpy._core')
+            for name, stand_in in (
+                ('multiarray._reconstruct', empty_array),
+                ('multiarray.scalar', scalar),
+                ('numeric._frombuffer', array_of),
+            )
+        },
+    }
+
+    def find_class(self, module, name):
+        """The stand-in for a name that the pickle has."""
+        try:
+            return self.NAMES[f'{module}.{name}']
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f'it holds {module}.{name}, which is no plain data and could run '
+                f'a program'
+            ) from None
+
+
+def read_arrays(path):
+    """What a pickle of NumPy's arrays and numbers, in containers, holds.
+
+    Args:
+        path (str | Path): the file.
+
+    Returns:
+        the object; lists, tuples and dicts in it are Python's own.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, no pickle, or holds something else; the
+            text says which.
+    """
+    with open(path, 'rb') as file:
+        try:
+            return to_plain(ArrayUnpickler(file).load())
+        except pickle.UnpicklingError as error:
+            text = str(error)
+            reason = text if text.startswith('it holds') else 'it is no whole pickle'
+        except OSError:
+            raise
+        except Exception:  # a damaged file can raise anything
+            reason = 'it is no whole pickle'
+    raise ValueError(reason)
 
 
 def to_plain(value, done=None):

@@ -36,12 +36,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if os.environ.get('MMACTION_ROOT'):  # before anything is imported for it
-    sys.exit(
-        'error: tools/recalibrate_norm.py runs on mmaction2 alone. Run '
-        'it without MMACTION_ROOT; both hosts take the checkpoint that '
-        'it writes'
-    )
+
+from hosts import HostError, need_mmaction2, run  # noqa: E402
+
+need_mmaction2('tools/recalibrate_norm.py')
 
 from hosts.processes import end_with_launcher  # noqa: E402
 
@@ -55,7 +53,6 @@ from checkpoint_files import (  # noqa: E402
     read_checkpoint,
     write_checkpoint,
 )
-from hosts import HostError, run  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.mmaction2 import (  # noqa: E402
     DictAction,

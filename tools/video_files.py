@@ -14,6 +14,7 @@ import contextlib
 import av
 import av.video.reformatter
 import cv2
+import numpy as np
 
 # Of an angle that FFmpeg gives, counterclockwise.
 ROTATIONS = {
@@ -59,11 +60,11 @@ class Video:
     """
 
     def __init__(self, path):
-        self._path = str(path)
+        self.path = str(path)
         # One a video: a forked process that has its parent's waits for ever.
         self._reformatter = av.video.reformatter.VideoReformatter()
         with faults():
-            self._file = av.open(self._path)
+            self._file = av.open(self.path)
         try:
             with faults():
                 self._read_index()
@@ -113,6 +114,20 @@ class Video:
         rate = self._stream.average_rate
         return float(rate) if rate else None
 
+    @property
+    def seconds(self):
+        """np.ndarray: (frames,) float64, when each is shown; the first at 0.
+
+        Raises:
+            VideoError: the file does not say it.
+        """
+        if self._stamps:
+            stamps = np.array(self._stamps, np.float64)
+            return (stamps - stamps[0]) * float(self._stream.time_base)
+        if not self.rate:
+            raise VideoError('it does not say when its frames are shown')
+        return np.arange(self._length) / self.rate
+
     def read(self, numbers):
         """Decode some frames.
 
@@ -147,14 +162,24 @@ class Video:
         )
 
     def __iter__(self):
+        return self.frames()
+
+    def frames(self, threads=1):
         """All frames from the first, each as a function that makes its image.
+
+        Args:
+            threads (int): that decode; 1 where processes work side by side.
 
         Raises:
             VideoError: a frame cannot be decoded.
         """
         # Opened again: not every container can be set back to its start.
-        with faults(), av.open(self._path) as file:
-            for number, frame in enumerate(file.decode(video_stream(file))):
+        with faults(), av.open(self.path) as file:
+            stream = video_stream(file)
+            if threads > 1:
+                stream.thread_type = 'AUTO'
+                stream.codec_context.thread_count = threads
+            for number, frame in enumerate(file.decode(stream)):
                 self._check(frame, number)
                 yield lambda frame=frame: image_of(frame, self._reformatter)
 

@@ -1,5 +1,6 @@
-"""docs/own_data.md, as written: from a folder of videos to an accuracy."""
+"""docs/own_data.md, as written: from a folder of videos to an accuracy, and on."""
 
+import json
 import os
 import re
 import subprocess
@@ -33,11 +34,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize('block, processes', [(0, 2), (1, 1)])
-def test_four_commands(folder, block, processes):
-    """From video files on two processes, from frames on one."""
-    commands = BLOCKS[block].replace('epoch_20', 'epoch_1').splitlines()
-    assert len(commands) == 4
+@pytest.mark.parametrize('blocks, processes', [((0, 1), 2), ((2,), 1)])
+def test_commands(folder, blocks, processes):
+    """From video files on two processes, with predictions; from frames on one."""
+    text = ''.join(BLOCKS[block] for block in blocks)
+    text = text.replace('epoch_20', 'epoch_1').replace('classes=10', 'classes=2')
+    commands, printed = text.splitlines(), ''
+    assert len(commands) == 4 + (1 in blocks)
     env = dict(
         os.environ,
         PATH=f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}',
@@ -56,9 +59,14 @@ def test_four_commands(folder, block, processes):
             stderr=subprocess.STDOUT,
         )
         assert done.returncode == 0, done.stdout[-3000:]
-    assert 'Top-1 Accuracy = ' in done.stdout
-    kind = ('videos', 'frames')[block]
+        printed += done.stdout
+    assert 'Top-1 Accuracy = ' in printed
+    kind = 'videos' if 0 in blocks else 'frames'
     assert (folder / f'work_dirs/DNR_r18_own_{kind}_cpu/epoch_1.pth').is_file()
     # The test list has videos of both classes.
     labels = [line.split()[-1] for line in (folder / 'data/own/test.txt').open()]
     assert sorted(labels) == ['0', '0', '1', '1']
+    if 1 in blocks:
+        videos = json.loads((folder / 'results.json').read_text())['videos']
+        assert len(videos) == 16
+        assert {item['name'] for item in videos[0]['top']} == {'draw', 'wipe'}

@@ -201,6 +201,32 @@ def read_text(path):
         ) from None
 
 
+def read_labels(path, num_classes):
+    """The names of the classes, one a line, as tools/data/ writes them.
+
+    Args:
+        path (str): classes.txt, in UTF-8.
+        num_classes (int): of the network.
+
+    Returns:
+        list[str]: by label.
+
+    Raises:
+        HostError: the file cannot be read, or has not one name a class.
+    """
+    names = [name.strip() for name in read_text(path).splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    if '' in names:
+        raise HostError(f'{path}, line {names.index("") + 1}: there is no name')
+    if len(names) != num_classes:
+        raise HostError(
+            f'{path} names {len(names)} classes, but the network has {num_classes} '
+            f'(model.cls_head.num_classes of the config)'
+        )
+    return names
+
+
 def write_set(out, videos, lists, classes, frames=None):
     """Write a data set: lists, the names of the labels, a link to the videos.
 

@@ -65,6 +65,21 @@ def choose_host():
     return host
 
 
+def need_mmaction2(script):
+    """End a script that runs on mmaction2 alone where MMACTION_ROOT is set.
+
+    To be called before anything is imported for mmaction v1.
+
+    Args:
+        script (str): its path in this repository.
+    """
+    if os.environ.get('MMACTION_ROOT'):
+        sys.exit(
+            f'error: {script} runs on mmaction2 alone. Run it without '
+            f'MMACTION_ROOT; both hosts have the same checkpoints and results'
+        )
+
+
 def ignore_torch_warnings():
     """Silence what PyTorch 2.x says in every process about two calls of hosts.
 

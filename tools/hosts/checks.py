@@ -313,10 +313,28 @@ def check_out(path, endings=('.pkl', '.pickle'), name='--out'):
         raise HostError(f'{name} {path} should end in {" or ".join(endings)}')
     if osp.isdir(path):
         raise HostError(f'cannot write {name} {path}: it is a folder')
-    probe = temporary_name(path)
+    _probe(osp.dirname(path), osp.basename(path), f'{name} {path}')
+
+
+def check_out_folder(path, name):
+    """Files can be written in a folder, which is made.
+
+    Args:
+        path (str): the folder.
+        name (str): of the argument that has it.
+
+    Raises:
+        HostError: they cannot.
+    """
+    _probe(path, 'probe', f'to {name} {path}')
+
+
+def _probe(folder, file, what):
+    """Write a file of another name, and remove it."""
+    probe = temporary_name(osp.join(folder, file))
     try:
-        os.makedirs(osp.dirname(path) or '.', exist_ok=True)
+        os.makedirs(folder or '.', exist_ok=True)
         open(probe, 'wb').close()
         os.remove(probe)
     except OSError as error:
-        raise HostError(f'cannot write {name} {path}: {error.strerror}') from error
+        raise HostError(f'cannot write {what}: {error.strerror}') from error

@@ -42,20 +42,8 @@ class CheckedRunner(Runner):
         super().call_hook(fn_name, **kwargs)
 
     def build_model(self, model):
-        """Build the recognizer.
-
-        Args:
-            model (dict): of the native config.
-
-        Returns:
-            nn.Module
-
-        Raises:
-            HostError: the backbone does not take its arguments, the head does
-                not fit it, or its pretrained weights are not there.
-        """
-        backbone = build_backbone(model)
-        return super().build_model(dict(model, backbone=dict(type=lambda: backbone)))
+        """Build the recognizer, as the function of this name does."""
+        return build_model(model)
 
     def resume(self, filename, *args, **kwargs):
         """Go on from a checkpoint with the settings of this Runner's config.
@@ -98,6 +86,23 @@ def replay(schedulers, epochs, epoch_length):
                 scheduler.step()
 
 
+def build_model(model):
+    """Build a recognizer.
+
+    Args:
+        model (dict): of the native config.
+
+    Returns:
+        nn.Module
+
+    Raises:
+        HostError: the backbone does not take its arguments, the head does
+            not fit it, or its pretrained weights are not there.
+    """
+    backbone = build_backbone(model)
+    return MODELS.build(dict(model, backbone=dict(type=lambda: backbone)))
+
+
 def build_backbone(model):
     """The backbone of a model, which its head must fit.
 
@@ -108,7 +113,7 @@ def build_backbone(model):
         CheckedBackbone
 
     Raises:
-        HostError: as CheckedRunner.build_model does.
+        HostError: as :func:`build_model` does.
     """
     arguments = dict(model['backbone'])
     kind = arguments.pop('type')

@@ -80,6 +80,8 @@ class V1Videos(SeededClips, BaseActionDataset):
 class V1VideoClip(BaseTransform):
     """Adds the frames of a clip, as BGR uint8 images, as mmaction v1 does.
 
+    Takes filename; where, a place in a list, is for messages.
+
     Args:
         **rule: of :func:`frame_indices`, without the video's length.
 

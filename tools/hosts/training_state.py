@@ -92,11 +92,12 @@ def naming_folder(work_dir, begun_from):
         ) from error
 
 
-def check_scores(scores):
+def check_scores(scores, path=None):
     """The scores of a test are finite.
 
     Args:
         scores (list[np.ndarray]): one a video, in the order of the list.
+        path (str | None): the file that they are from; None: of the model.
 
     Raises:
         HostError: some are not; the text has the first one's place.
@@ -104,9 +105,15 @@ def check_scores(scores):
     bad = [n for n, score in enumerate(scores, 1) if not np.isfinite(score).all()]
     if bad:
         raise HostError(
-            f'the scores of {len(bad)} of {len(scores)} videos are not finite, '
-            f'first of video {bad[0]} of the list: there are no results to '
-            f'write. The weights of the checkpoint may be the reason'
+            (f'{path}: ' if path else '')
+            + f'the scores of {len(bad)} of {len(scores)} videos are not finite, '
+            f'first of video {bad[0]} of the list'
+            + (
+                ''
+                if path
+                else ': there are no results to write. The weights of the '
+                'checkpoint may be the reason'
+            )
         )
 
 

@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import torch
+from analysis.relays import relay_of, watch_relays
 from checkpoint_files import fill_model, read_checkpoint
 from hosts import HostError, mmaction2
 from recalibrate_norm import choose_norms, estimate, replace_statistics
@@ -270,19 +271,7 @@ class Evaluator:
         image of these, whichever is nearer.
         """
         names = plan.settings['classes']
-        relayed = {}  # of the last clip and its reversal
-        layers = {
-            name: module
-            for name, module in model.backbone.named_modules()
-            if isinstance(module, CrossTemporalNorm)
-        }
-        for name, layer in layers.items():
-            layer.backend = 'plain'  # the others do not call the cell
-
-            def keep(cell, inputs, outputs, name=name):
-                relayed[name] = torch.stack(outputs[:2]).cpu()
-
-            layer.relay.register_forward_hook(keep)
+        relayed = watch_relays(model.backbone)
         clips, recorded = [], []
         for label in range(0, len(names), 2):
             clip = self.clips[list(self.labels).index(label)]
@@ -297,22 +286,9 @@ class Evaluator:
                 )
             )
             recorded.append(dict(relayed))
-
-        def apart(values):  # (h and c, clip and reversal, groups, channels)
-            ahead, back = values[:, 0], values[:, 1]
-            return float(
-                torch.minimum(
-                    (ahead - back).abs().mean(1), (ahead - back.flip(1)).abs().mean(1)
-                ).mean()
-            )
-
-        chosen = max(
-            layers, key=lambda name: sum(apart(values[name]) for values in recorded)
-        )
-        for clip, values in zip(clips, recorded):
-            for name, of_clips in zip('hc', values[chosen].tolist()):
-                for prefix, value in zip(('', 'reversed_'), of_clips):
-                    clip[prefix + name] = np.round(value, 5).tolist()
+        chosen, values = relay_of(recorded)
+        for clip, of_clip in zip(clips, values):
+            clip.update(of_clip)
         write_json(
             plan.result.with_name('relay.json'),
             dict(study='arrow', run=plan.run.name, layer=chosen, clips=clips),

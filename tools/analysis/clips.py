@@ -1,0 +1,45 @@
+"""What the tools that look at one video share: its clips, and what is predicted."""
+
+import copy
+
+import torch
+from data.video_sets import read_labels
+from torch.nn.functional import softmax
+
+
+def class_names(labels, config):
+    """The names of the classes, or their numbers where no file has names.
+
+    Args:
+        labels (str | None): file of names, see data.video_sets.read_labels.
+        config (mmengine.Config): of video_inputs.testing_config.
+
+    Returns:
+        list[str]: by label.
+    """
+    count = config.model.cls_head.num_classes
+    return read_labels(labels, count) if labels else list(map(str, range(count)))
+
+
+def collate(clips):
+    """Clips of video_inputs.clip_inputs as test_step takes them."""
+    from mmengine.dataset import pseudo_collate
+
+    return pseudo_collate([copy.deepcopy(clip) for clip in clips])
+
+
+@torch.no_grad()
+def predict(model, clips):
+    """What a recognizer predicts.
+
+    Args:
+        model (nn.Module): the recognizer.
+        clips (list[dict]): of video_inputs.clip_inputs.
+
+    Returns:
+        list[tuple]: of each clip the class (int) and its probability (float).
+    """
+    samples = model.test_step(collate(clips))
+    scores = torch.stack([sample.pred_scores.item for sample in samples])
+    best = softmax(scores.double().cpu(), 1).max(1)
+    return list(zip(best.indices.tolist(), best.values.tolist()))

@@ -1,0 +1,112 @@
+#!/usr/bin/env python
+"""What the relay predicts over the groups of a clip, and of the clip reversed.
+
+    tools/analysis/relay_view.py CONFIG CHECKPOINT wave.mp4 --out relay.svg
+
+The picture has the scales h and the shifts c of one cross-temporal
+normalization: of the clip played forwards (solid) and backwards (dashed), for
+the channels in which these differ most. The layer is that which sees the order
+of frames most, or --layer. Of several videos, each has a column, and all are of
+one layer. Where testing takes several clips of a video, the one in the middle
+is shown.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from hosts import HostError, need_mmaction2, run  # noqa: E402
+
+need_mmaction2('tools/analysis/relay_view.py')
+
+from analysis.clips import class_names, predict  # noqa: E402
+from analysis.network import config_parser  # noqa: E402
+from analysis.plotting import save  # noqa: E402
+from analysis.relays import relay_of, watch_relays  # noqa: E402
+from hosts.checks import check_out  # noqa: E402
+from hosts.options import nearest  # noqa: E402
+from study.plot_relay import draw_relay  # noqa: E402
+from video_inputs import clip_inputs, load_recognizer, testing_config  # noqa: E402
+
+from resnet_dnr import CrossTemporalNorm  # noqa: E402
+
+FORMATS = '.svg', '.png', '.pdf'
+
+
+def middle_clip(clip, frames):
+    """The clip in the middle of those that testing takes of a video.
+
+    Args:
+        clip (dict): of video_inputs.clip_inputs, with inputs (images, ...).
+        frames (int): T, images of a clip.
+
+    Returns:
+        dict: the same, with inputs (T, ...).
+    """
+    start = len(clip['inputs']) // frames // 2 * frames
+    return dict(clip, inputs=clip['inputs'][start : start + frames])
+
+
+def relay_view(args):
+    """Run the command."""
+    check_out(args.out, FORMATS)
+    config = testing_config(args.config, args.cfg_options)
+    names = class_names(args.labels, config)
+    model = load_recognizer(config, args.checkpoint)
+    layers = [
+        name
+        for name, module in model.backbone.named_modules()
+        if isinstance(module, CrossTemporalNorm) and module.num_groups > 1
+    ]
+    if not layers:
+        raise HostError(
+            f'{args.config} has no relay over groups of frames: '
+            f'model.backbone.dnr={model.backbone.dnr!r} and num_groups='
+            f'{config.model.backbone.get("num_groups", 4)}'
+        )
+    if args.layer and args.layer not in layers:
+        raise HostError(
+            f'--layer {args.layer} has no relay over groups of frames; '
+            f'{nearest(args.layer, layers)}'
+        )
+    relayed = watch_relays(model.backbone)
+    clips, recorded = [], []
+    for video in args.videos:
+        clip = middle_clip(clip_inputs(config, video), model.backbone.n_segment)
+        both = [clip, dict(clip, inputs=clip['inputs'].flip(0))]
+        texts = [f'{names[n]} {share:.0%}' for n, share in predict(model, both)]
+        print(f'{video}: {texts[0]}; backwards: {texts[1]}')
+        clips.append(dict(label=texts[0], reversed_label=texts[1]))
+        recorded.append(
+            {
+                name: values
+                for name, values in relayed.items()
+                if name == args.layer or not args.layer
+            }
+        )
+    layer, values = relay_of(recorded)
+    for clip, of_clip in zip(clips, values):
+        clip.update(of_clip)
+    save(draw_relay({}, dict(layer=layer, clips=clips)), args.out, '--out')
+    print(f'wrote {args.out}: {layer}')
+
+
+def parse_args():
+    parser = config_parser(__doc__)
+    parser.add_argument(
+        'videos', nargs='+', metavar='VIDEO', help='video file, or folder of frames'
+    )
+    parser.add_argument('--labels', metavar='FILE', help="the classes' names, by label")
+    parser.add_argument(
+        '--layer', metavar='NAME', help='such as layer3.0.bn2; default: see above'
+    )
+    parser.add_argument(
+        '--out', default='relay.svg', help='the picture (default: %(default)s)'
+    )
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    run(relay_view, parse_args())
