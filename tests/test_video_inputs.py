@@ -44,7 +44,8 @@ def test_a_config_of_frames_takes_a_video(tmp_path):
     options = {'data.test.type': 'VideoDataset', 'data.test.video_ext': None}
     videos = video_inputs.testing_config(CONFIG, options)
     shown = [
-        clip_inputs(c, str(tmp_path / 'a.mp4'))['inputs'] for c in (config, videos)
+        video_inputs.clip_inputs(c, str(tmp_path / 'a.mp4'))['inputs']
+        for c in (config, videos)
     ]
     assert torch.equal(*shown) and shown[0].shape == (8, 3, 32, 32)
     (tmp_path / 'b.mp4').write_bytes(b'no video')
