@@ -141,8 +141,9 @@ def _count_frames(folder, template):
         )
     # Names that a number fills in; number 0 is not used in testing either.
     form = re.sub(r'\\\{[^{}]*\\\}', '[0-9]+', re.escape(template))
+    names.discard(template.format(0))
     total = sum(bool(re.fullmatch(form, name)) for name in names)
-    if total - (template.format(0) in names) > count:
+    if total > count:
         raise HostError(
             f'{folder} has {total} frames, but no {template.format(count + 1)}'
         )

@@ -29,7 +29,7 @@ def test_counts_are_those_of_the_equations(small):  # noqa: F811
     assert float(own) == pytest.approx(
         (convolutions + norms + cells + head) / 1e6, 1e-2
     )
-    assert float(rows['of these in relay cells'][0]) == pytest.approx(cells / 1e6, 1e-2)
+    assert float(rows['of these in relay cells'][0]) == pytest.approx(cells / 1e6, 2e-2)
     per_frame = 3 * 64 * 49 * 16 * 16 + 4 * 64 * 64 * 9 * 8 * 8
     plain, own = (
         float(rows['operations, thousand million'][place]) for place in (1, 0)

@@ -30,6 +30,7 @@ def model(small):  # noqa: F811
     return config, load_recognizer(config, str(small / 'small.pth'), 'cpu')
 
 
+@pytest.mark.full
 def test_scores_are_those_of_testing(small, model):  # noqa: F811
     from analysis.clips import collate
     from video_inputs import clip_inputs
@@ -51,7 +52,8 @@ def test_scores_are_those_of_testing(small, model):  # noqa: F811
     with torch.no_grad():
         samples = recognizer.test_step(collate(clips))
     expected = torch.stack([sample.pred_scores.item for sample in samples]).numpy()
-    assert abs(expected[0] - expected[1]).max() > 1e-2  # the order of frames matters
+    order = abs(expected[0] - expected[1]).max()  # of frames, matters
+    assert order > 1e-2 * abs(expected).max()
     inputs = torch.stack([clip['inputs'] for clip in clips]).numpy()
     (scores,) = session.run(None, {'clips': inputs})
     np.testing.assert_allclose(scores, expected, atol=1e-4 * abs(expected).max())
@@ -85,7 +87,7 @@ def test_a_file_that_differs_is_refused(small, model):  # noqa: F811
         def forward(self, clips):
             return clips.flatten(1)[:, :4].float()
 
-    program = export_onnx.export(Other(), (8, 3, 32, 32), False, {})
+    program = export_onnx.export(Other().eval(), (8, 3, 32, 32), False, {})
     program.save(str(path))
     with pytest.raises(HostError, match='differ by .*; nothing was written'):
         export_onnx.check_file(str(path), Network(model[1]), (8, 3, 32, 32), False)

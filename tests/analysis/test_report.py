@@ -270,7 +270,7 @@ def test_in_a_browser(page, tmp_path):
     assert got['down'] == ['3', '2', '1', '0'] and got['up'] == ['0', '1', '2', '3']
     assert got['filtered'] == ['grow'] and got['told'] == '1 classes'
     assert re.fullmatch(r'.+ → .+: \d of 3 clips, \d+ %', got['cell'])
-    assert got['zoomed'] == pytest.approx(2 * got['width'], rel=0.01)
+    assert 1.9 < got['zoomed'] / got['width'] <= 2  # scroll bars take some
     assert all(got['pictures']) and got['wide'] <= 0
     shot = cv2.imread(str(tmp_path / 'page.png'))
     assert shot.shape[1] == 1200 and shot.std() > 10

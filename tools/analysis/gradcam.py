@@ -28,7 +28,7 @@ from analysis.network import config_parser  # noqa: E402
 from analysis.plotting import plt, save  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.options import nearest  # noqa: E402
-from prediction.drawing import VideoWriter  # noqa: E402
+from prediction.drawing import writing_video  # noqa: E402
 from video_inputs import clip_inputs, load_recognizer, testing_config  # noqa: E402
 
 SIDE = 256  # pixels at least, of the video's height
@@ -90,7 +90,7 @@ def heat_maps(model, layer, clip, label=None):
         camera = GradCAM(model, layer, colormap='jet')
         data = collate([clip])
         if label is not None:
-            data['data_samples'][0].set_gt_label(label)
+            data['data_samples'][0].set_gt_labels(label)
         # It blends with the images as they are, BGR: here with none of them.
         colours, scores = camera(data, use_labels=label is not None, alpha=1.0)
     maps = (255 * colours[0].numpy()[..., ::-1]).round().astype(np.uint8)
@@ -153,7 +153,7 @@ def gradcam(args):
     save(figure, sheet, '--out')
     scale = max(1, -(-SIDE // images.shape[1]))
     size = scale * images.shape[2], scale * images.shape[1]
-    with VideoWriter(video, RATE) as writer:
+    with writing_video(video, RATE) as writer:
         for number, image in enumerate(blended):
             image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
             writer.write(number / RATE, image)
