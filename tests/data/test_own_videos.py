@@ -118,7 +118,7 @@ def test_table(listed):
             'line 3: .* is in line 2, too',
         ),
         (['clips'], 'path,class\nturn left/ä 0,x\n', '1 videos of 1 classes'),
-        (['clips'], b'path,class\n\xe4,x\n', 'line 2: byte 0xe4 is not UTF-8'),
+        (['clips'], b'path,class\n\xe4,x\n', 'line 2: the byte 0xe4 is not UTF-8'),
     ],
 )
 def test_faults(folder, tmp_path, arguments, table, fault):

@@ -373,10 +373,10 @@ def test_class_names(tmp_path):
     names = tmp_path / 'classes.txt'
     names.write_text('a\nb\nc\n')
     v1 = load_config(str(DEMO), dict(class_names=str(names)))
-    with pytest.raises(HostError, match='has 3 names, and the head has 4 classes'):
+    with pytest.raises(HostError, match='names 3 classes, but the network has 4'):
         translate(v1)
     names.write_text('a\nb\nc\nd')
     translate(v1)
     names.unlink()
-    with pytest.raises(HostError, match='class_names=.*No such file'):
+    with pytest.raises(HostError, match='class_names: .*No such file'):
         translate(v1)

@@ -46,7 +46,7 @@ def test_refusals(work):  # noqa: F811
         'refused: auto_scale_lr.base_batch_size is missing: the clips a step that '
         'optimizer.lr was chosen for, over all processes, such as 64 for 8 GPUs with '
         '8 videos each',
-        'refused: class_names=none.txt: No such file or directory',
+        'refused: class_names: cannot read none.txt: No such file or directory',
     ]
 
 

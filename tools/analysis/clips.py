@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from data.video_sets import read_labels
+from hosts.lists import read_labels
 from torch.nn.functional import softmax
 
 
@@ -11,7 +11,7 @@ def class_names(labels, config):
     """The names of the classes, or their numbers where no file has names.
 
     Args:
-        labels (str | None): file of names, see data.video_sets.read_labels.
+        labels (str | None): file of names, see hosts.lists.read_labels.
         config (mmengine.Config): of video_inputs.testing_config.
 
     Returns:

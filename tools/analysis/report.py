@@ -29,9 +29,8 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 from analysis.report_page import SURELY_WRONG, write_page  # noqa: E402
 from analysis.report_statistics import Result  # noqa: E402
-from data.video_sets import read_labels  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
-from hosts.lists import read_list  # noqa: E402
+from hosts.lists import read_labels, read_list  # noqa: E402
 from hosts.options import DictAction  # noqa: E402
 from hosts.training_state import check_scores  # noqa: E402
 from hosts.videos import FORM  # noqa: E402

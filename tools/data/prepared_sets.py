@@ -12,10 +12,10 @@ from data.video_sets import (
     HostError,
     add_workers,
     command,
-    read_text,
     tell_mirrored,
     write_set,
 )
+from hosts.lists import read_text
 from rich.progress import track
 
 

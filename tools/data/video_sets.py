@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from hosts import HostError
+from hosts.lists import read_text
 from rich.progress import track
 from video_files import ENDINGS
 from whole_files import write_whole
@@ -178,53 +179,6 @@ def read_table(path, columns):
     if not rows:
         raise HostError(f'{path} has no rows')
     return rows
-
-
-def read_text(path):
-    """A text file in UTF-8, with or without its mark.
-
-    Raises:
-        HostError: it is not there, or is in another encoding.
-    """
-    try:
-        with open(path, 'rb') as file:
-            content = file.read()
-    except OSError as error:
-        raise HostError(f'cannot read {path}: {error.strerror}') from error
-    try:
-        return content.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b'\n') + 1
-        raise HostError(
-            f'{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; '
-            f'save the file as UTF-8'
-        ) from None
-
-
-def read_labels(path, num_classes):
-    """The names of the classes, one a line, as tools/data/ writes them.
-
-    Args:
-        path (str): classes.txt, in UTF-8.
-        num_classes (int): of the network.
-
-    Returns:
-        list[str]: by label.
-
-    Raises:
-        HostError: the file cannot be read, or has not one name a class.
-    """
-    names = [name.strip() for name in read_text(path).splitlines()]
-    while names and not names[-1]:
-        names.pop()
-    if '' in names:
-        raise HostError(f'{path}, line {names.index("") + 1}: there is no name')
-    if len(names) != num_classes:
-        raise HostError(
-            f'{path} names {len(names)} classes, but the network has {num_classes} '
-            f'(model.cls_head.num_classes of the config)'
-        )
-    return names
 
 
 def write_set(out, videos, lists, classes, frames=None):

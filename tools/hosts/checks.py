@@ -7,6 +7,7 @@ from whole_files import temporary_name
 
 from . import HostError
 from .backbones import network_of
+from .lists import read_labels
 
 
 def check_clips(split, data, backbone, in_channels=3):
@@ -226,21 +227,10 @@ def check_class_names(cfg, num_classes):
     path = cfg.get('class_names')
     if path is None:
         return
-    if not isinstance(path, str):
-        raise HostError(f'class_names={path!r} should be the path of a file')
     try:
-        with open(path, encoding='utf-8-sig') as file:
-            names = file.read().rstrip().splitlines()
-    except OSError as error:
-        raise HostError(f'class_names={path}: {error.strerror}') from error
-    except UnicodeDecodeError as error:
-        raise HostError(f'class_names={path} is not UTF-8: {error}') from error
-    if len(names) != num_classes:
-        raise HostError(
-            f'class_names={path} has {len(names)} names, and the head has '
-            f'{num_classes} classes: --cfg-options '
-            f'model.cls_head.num_classes={len(names)}'
-        )
+        read_labels(path, num_classes)
+    except HostError as error:
+        raise HostError(f'class_names: {error}') from error
 
 
 def check_unused_stages(backbone, find_unused_parameters):

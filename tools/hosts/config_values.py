@@ -64,6 +64,7 @@ VALUES = {
     'work_dir': PATH,
     'load_from': PATH_OR_NONE,
     'resume_from': PATH_OR_NONE,
+    'class_names': PATH_OR_NONE,
     'cudnn_benchmark': YES_OR_NO,
     'find_unused_parameters': YES_OR_NO,
     'workflow': (

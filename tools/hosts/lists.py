@@ -39,10 +39,14 @@ def read_list(path, form=FORM, num_classes=None):
         HostError: the list cannot be read, a line has another form, or a
             number cannot be right; the text names the file and the line.
     """
+    if not os.path.isfile(path):
+        raise HostError(
+            f'annotation file {path} does not exist (ann_file in the config)'
+        )
     names = form.split()
     # At most nine digits: numbers that arrays of int can hold.
     line_form = re.compile(r'(.*?\S)' + r'[ \t]+(-?[0-9]{1,9})' * (len(names) - 1))
-    lines = [line.strip(' \t\n') for line in io.StringIO(_text(path), newline=None)]
+    lines = [line.strip(' \t\n') for line in io.StringIO(read_text(path), newline=None)]
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
@@ -69,12 +73,44 @@ def read_list(path, form=FORM, num_classes=None):
     return videos
 
 
-def _text(path):
-    """A list's text, in whichever of the encodings it is."""
-    if not os.path.isfile(path):
+def read_labels(path, num_classes):
+    """The names of the classes, one a line, as tools/data/ writes them.
+
+    Args:
+        path (str): classes.txt, encoded as a list may be.
+        num_classes (int): of the network.
+
+    Returns:
+        list[str]: by label.
+
+    Raises:
+        HostError: the file cannot be read, or has not one name a class.
+    """
+    names = [name.strip() for name in read_text(path).splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    if '' in names:
+        raise HostError(f'{path}, line {names.index("") + 1}: there is no name')
+    if len(names) != num_classes:
         raise HostError(
-            f'annotation file {path} does not exist (ann_file in the config)'
+            f'{path} names {len(names)} classes, but the network has {num_classes} '
+            f'(model.cls_head.num_classes of the config)'
         )
+    return names
+
+
+def read_text(path):
+    """A text file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+
+    Args:
+        path (str | Path): the file.
+
+    Returns:
+        str: without the mark.
+
+    Raises:
+        HostError: it is not there, or is in another encoding.
+    """
     try:
         with open(path, 'rb') as file:
             content = file.read()
@@ -98,7 +134,7 @@ def _text(path):
     line = len(list(io.StringIO(before + what, newline=None)))
     raise HostError(
         f'{path}, line {line}: {what} is not '
-        f'{encoding.upper()}. Save the list as UTF-8, for example by: '
+        f'{encoding.upper()}. Save the file as UTF-8, for example by: '
         f'iconv -f LATIN1 -t UTF-8'
     )
 

@@ -11,8 +11,8 @@ import dataclasses
 
 import numpy as np
 import torch
-from data.video_sets import read_labels
 from hosts import HostError
+from hosts.lists import read_labels
 from hosts.mmaction2 import load_config
 from hosts.videos import BrokenVideo
 from video_files import VideoError
