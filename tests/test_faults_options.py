@@ -15,7 +15,7 @@ from hosts.checks import (
     check_unused_stages,
 )
 from hosts.mmaction2_config import load_config, translate
-from hosts.options import NAMES, DictAction, check_arguments, parse_value, seed_of
+from hosts.options import NAMES, add_cfg_options, check_arguments, parse_value, seed_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from script_calls import call
@@ -111,7 +111,7 @@ def test_a_quoted_text_stays(text):
 
 def parse(*options):
     parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    add_cfg_options(parser)
     return parser.parse_args(['--cfg-options', *options]).cfg_options
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from hosts import HostError  # noqa: E402
 from hosts.mmaction2_config import load_config, translate  # noqa: E402
-from hosts.options import DictAction  # noqa: E402
+from hosts.options import add_cfg_options  # noqa: E402
 from whole_files import write_whole  # noqa: E402
 
 MARK = "in mmaction v1's schema, as a native mmaction2 config"
@@ -35,13 +35,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help="config in mmaction v1's schema")
     parser.add_argument('out', help='file to write, .py')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config first',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args()
     try:
         if not args.out.endswith('.py'):

@@ -39,7 +39,7 @@ if __name__ == '__main__':  # before anything is imported for mmaction v1
 
 import numpy as np  # noqa: E402
 from hosts.checks import check_out, check_out_folder  # noqa: E402
-from hosts.mmaction2 import DictAction  # noqa: E402
+from hosts.options import add_cfg_options  # noqa: E402
 from hosts.speed import add_options  # noqa: E402
 from hosts.videos import BrokenVideo  # noqa: E402
 from prediction import camera, outputs  # noqa: E402
@@ -449,13 +449,7 @@ def parse_args():
         default=len(os.sched_getaffinity(0)),
         help='threads that decode (default: %(default)s)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

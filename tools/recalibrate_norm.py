@@ -55,13 +55,13 @@ from checkpoint_files import (  # noqa: E402
 )
 from hosts.checks import check_out  # noqa: E402
 from hosts.mmaction2 import (  # noqa: E402
-    DictAction,
     build_runner,
     leave_group,
     load_config,
     model_of,
     translate,
 )
+from hosts.options import add_cfg_options  # noqa: E402
 from rich.progress import track  # noqa: E402
 from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 
@@ -334,13 +334,7 @@ def parse_args():
     parser.add_argument(
         '--launcher', default='none', choices=['none', 'pytorch', 'slurm', 'mpi']
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

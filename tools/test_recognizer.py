@@ -19,6 +19,7 @@ from hosts.processes import end_with_launcher  # noqa: E402
 if __name__ == '__main__':  # and before imports that take seconds
     end_with_launcher()
 host = choose_host()
+from hosts.options import add_cfg_options  # noqa: E402
 from hosts.speed import add_options  # noqa: E402
 
 
@@ -41,13 +42,7 @@ def parse_args():
         '--fcn_testing', action='store_true', help='for 3D recognizers only'
     )
     add_options(parser, training=False)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=host.DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--local_rank',
         '--local-rank',

@@ -20,6 +20,7 @@ from hosts.processes import end_with_launcher  # noqa: E402
 if __name__ == '__main__':  # and before imports that take seconds
     end_with_launcher()
 host = choose_host()
+from hosts.options import add_cfg_options  # noqa: E402
 from hosts.speed import add_options  # noqa: E402
 
 
@@ -45,13 +46,7 @@ def parse_args():
         '--launcher', default='none', choices=['none', 'pytorch', 'slurm', 'mpi']
     )
     add_options(parser, training=True)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=host.DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config, such as data.videos_per_gpu=4',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--local_rank',
         '--local-rank',

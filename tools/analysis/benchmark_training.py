@@ -13,6 +13,7 @@ import cv2
 import torch
 from analysis.benchmark_backbones import synchronize
 from hosts import HostError
+from hosts.options import add_cfg_options
 from hosts.processes import on_first_rank
 from run_description import describe_run
 from video_files import Video
@@ -233,7 +234,7 @@ def time_training(args):
     options = {}
     if args.cfg_options:
         parser = argparse.ArgumentParser()
-        parser.add_argument('--cfg-options', nargs='+', action=mmaction2.DictAction)
+        add_cfg_options(parser)
         options = parser.parse_args(['--cfg-options', *args.cfg_options]).cfg_options
     jobs = []
     for data in args.data:

@@ -3,7 +3,7 @@
 import argparse
 
 from hosts import HostError
-from hosts.options import DictAction
+from hosts.options import add_cfg_options
 from torch import nn
 
 
@@ -76,11 +76,5 @@ def config_parser(doc, checkpoint=True):
     parser.add_argument('config', help="config file, in mmaction v1's schema")
     if checkpoint:
         parser.add_argument('checkpoint', help='checkpoint file, or its URL')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config',
-    )
+    add_cfg_options(parser)
     return parser

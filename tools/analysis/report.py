@@ -31,7 +31,7 @@ from analysis.report_page import SURELY_WRONG, write_page  # noqa: E402
 from analysis.report_statistics import Result  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.lists import read_labels, read_list  # noqa: E402
-from hosts.options import DictAction  # noqa: E402
+from hosts.options import add_cfg_options  # noqa: E402
 from hosts.training_state import check_scores  # noqa: E402
 from hosts.videos import FORM  # noqa: E402
 from plain_data import read_arrays  # noqa: E402
@@ -231,13 +231,7 @@ def parse_args():
     parser.add_argument(
         '--out', default='report.html', help='the page (default: %(default)s)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='set values of the config',
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -4,7 +4,6 @@ Each host module, mmaction2 and mmaction_v1, has:
 
     train(args)  run training by the arguments of tools/train_recognizer.py
     test(args)   run testing by the arguments of tools/test_recognizer.py
-    DictAction   argparse action for --cfg-options
 
 Both raise HostError for what a user can mend. What they share is here and in
 

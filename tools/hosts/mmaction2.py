@@ -18,14 +18,12 @@ from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stage
 from .locks import FolderLock
 from .mmaction2_config import load_config, translate
 from .mmaction2_native import check_types, naming_native
-from .options import DictAction
 from .processes import interruptible
 from .resuming import begin, choose_seed, is_done
 from .speed import config_options
 from .training_state import naming_folder
 
 __all__ = [
-    'DictAction',
     'build_runner',
     'import_components',
     'join_group',

@@ -27,7 +27,6 @@ from whole_files import replacing
 from . import HostError, backbones, v1_config, v1_data, v1_fixes
 from .checks import check_gpus, check_out
 from .locks import FolderLock
-from .options import DictAction  # noqa: F401
 from .processes import interruptible
 from .resuming import begin, choose_seed, is_done
 from .speed import (

@@ -28,6 +28,21 @@ SEEDS = 'a whole number from 0 to 2 ** 32 - 1'
 # ---- the command line
 
 
+def add_cfg_options(parser):
+    """Add --cfg-options KEY=VALUE ... to a script's parser: a dict, or None.
+
+    Args:
+        parser (argparse.ArgumentParser): of the script.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='set values of the config, such as data.videos_per_gpu=4',
+    )
+
+
 class DictAction(argparse.Action):
     """argparse action for --cfg-options KEY=VALUE ...: a dict of them.
 

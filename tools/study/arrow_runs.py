@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from hosts import HostError, mmaction2
 from hosts.checkpoint_folder import checkpoints_in
+from hosts.options import add_cfg_options
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = (0, 1, 2)
@@ -96,7 +97,7 @@ def make_plan(run, args):
     """
     path = os.path.relpath(ROOT / 'configs' / 'arrow' / f'{run.config}.py')
     parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=mmaction2.DictAction)
+    add_cfg_options(parser)
 
     def load(options):
         parsed = parser.parse_args(['--cfg-options', *options] if options else [])
