@@ -222,7 +222,7 @@ class RelayStage(nn.Module):
         """What the nn.Sequential computes, on the same shapes."""
         relay, state = self.relay, None
         if relay is not None and _dnr.fused is not None:
-            relay = _dnr.fused.share(relay, x)  # its weights joined once
+            relay = _dnr.fused.join(relay, x)  # its weights joined once
         for name in self.names:
             if name in self.recomputed and torch.is_grad_enabled():
                 module = getattr(self, name)
@@ -491,7 +491,7 @@ def _replace(block, k, cls, num_groups, **options):
         names = [n for n, _ in holder.named_children()]
         after = names[names.index(name) + 1 :][:1]
         if after and type(getattr(holder, after[0])) is nn.ReLU:  # applied by the norm
-            norm.relu = True
+            norm.apply_relu = True
             setattr(holder, after[0], nn.Identity())
     setattr(holder, name, norm)
 

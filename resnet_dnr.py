@@ -127,7 +127,7 @@ class DynamicNorm(nn.Module):
 
     eps = 1e-5  # added to the variance
     momentum = 0.1  # weight of the newest statistics in each update of running ones
-    relu = False  # apply ReLU to the output
+    apply_relu = False  # to the output
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class DynamicNorm(nn.Module):
             self._of_frames(shift, frames), centered, self._of_frames(factor, frames)
         ).to(x.dtype)
         statistics = (mean.detach(), var.detach()) if self.training else None
-        return out.relu_() if self.relu else out, state, statistics
+        return out.relu_() if self.apply_relu else out, state, statistics
 
     def _mean_of_groups(self, frames):
         """Mean over a group's frames and positions: (N * T, C, H, W) to (N, G, C)."""
@@ -298,8 +298,8 @@ class Block(nn.Module):
             self.conv3 = _conv(planes, outplanes, 1)
             self.bn3 = nn.BatchNorm2d(outplanes)
         # A dynamic normalization before a ReLU applies the ReLU itself.
-        self.bn1.relu = isinstance(self.bn1, DynamicNorm)
-        self.bn2.relu = isinstance(self.bn2, DynamicNorm) and self.expansion > 1
+        self.bn1.apply_relu = isinstance(self.bn1, DynamicNorm)
+        self.bn2.apply_relu = isinstance(self.bn2, DynamicNorm) and self.expansion > 1
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or inplanes != outplanes:
@@ -326,7 +326,7 @@ class Block(nn.Module):
             out, state = self.bn1(out, relay, state)
         out = self.bn2(self.conv2(out))
         if self.expansion > 1:
-            out = self.bn3(self.conv3(out if self.bn2.relu else self.relu(out)))
+            out = self.bn3(self.conv3(out if self.bn2.apply_relu else self.relu(out)))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out), state
 
@@ -373,7 +373,7 @@ class Stage(nn.Module):
         """(N * T, C_in, H, W) to (N * T, C_out, H', W')."""
         relay, state = self.relay, None
         if relay is not None and fused is not None:
-            relay = fused.share(relay, x)  # the same cell, its weights joined once
+            relay = fused.join(relay, x)  # the same cell, its weights joined once
         for name in self.block_names:
             x, state = getattr(self, name)(x, relay, state)
         return x

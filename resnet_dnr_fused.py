@@ -146,7 +146,7 @@ def _has_transforms():
     return in_forward_mode or (active is not None and active())
 
 
-class SharedCell:
+class JoinedCell:
     """A relay cell for all layers of a stage: they take its weights as one vector, so
     that autograd adds up one gradient a layer, not eight."""
 
@@ -163,9 +163,9 @@ class SharedCell:
         return self._vector
 
 
-def share(relay: nn.Module, x: Tensor) -> nn.Module | SharedCell:
+def join(relay: nn.Module, x: Tensor) -> nn.Module | JoinedCell:
     """A cell as layers on x should take it, for one forward pass of its stage."""
-    return SharedCell(relay) if x.is_cuda and not _is_compiling() else relay
+    return JoinedCell(relay) if x.is_cuda and not _is_compiling() else relay
 
 
 def as_operator(relay: nn.Module) -> Callable:
@@ -191,7 +191,7 @@ def normalize(backend, norm, x, relay, state):
         backend (str): 'triton' or 'aten', as :func:`choose` said.
         norm (DynamicNorm): the layer. 'triton' moves its running statistics.
         x (Tensor): (N * T, C, H, W).
-        relay (RelayCell | SharedCell): the cell.
+        relay (RelayCell | JoinedCell): the cell.
         state (Tensor | None): its state before the first group, (2, N, C).
 
     Returns:
@@ -205,16 +205,16 @@ def normalize(backend, norm, x, relay, state):
         norm.eps,
         norm.momentum,
         norm.training,
-        norm.relu,
+        norm.apply_relu,
     )
     running = norm.running_mean, norm.running_var, norm.num_batches_tracked
     if backend == 'aten':
-        relay = relay.relay if isinstance(relay, SharedCell) else relay
+        relay = relay.relay if isinstance(relay, JoinedCell) else relay
         out, state, *statistics = _AtenNormalize.apply(
             spec, running, relay, x, state, *_weights_of(relay)
         )
         return out, state, statistics if spec.training else None
-    if isinstance(relay, SharedCell):
+    if isinstance(relay, JoinedCell):
         weights = [relay.vector()]
     else:
         weights = _weights_of(relay)
@@ -639,8 +639,8 @@ class _TritonNormalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, spec, running, x, state, *weights):
         ctx.set_materialize_grads(False)
-        ctx.shared = len(weights) == 1
-        weights = weights[0] if ctx.shared else _joined(weights)
+        ctx.joined = len(weights) == 1
+        weights = weights[0] if ctx.joined else _joined(weights)
         plan = ctx.plan = _plan(x, spec, weights, running[0])
         if plan.forward[0].run is None:
             backward = plan.backward if any(ctx.needs_input_grad) else ()
@@ -662,7 +662,7 @@ class _TritonNormalize(torch.autograd.Function):
             plan, grad_out, grad_state, x, state, saved, weights
         )
         grad_state = None if state is None else grad_state
-        grads = [grad] if ctx.shared else _parted(grad, x.size(1))
+        grads = [grad] if ctx.joined else _parted(grad, x.size(1))
         return None, None, grad_x, grad_state, *grads
 
 

@@ -223,8 +223,8 @@ def test_a_relu_in_a_container_is_the_norms():
     network = nn.Sequential(nn.Sequential(Contained()), nn.Flatten())
     add_dnr(network, 4)
     block = network[0][0]
-    assert block.conv1[1].relu and isinstance(block.conv1[2], nn.Identity)
-    assert not block.conv2[1].relu
+    assert block.conv1[1].apply_relu and isinstance(block.conv1[2], nn.Identity)
+    assert not block.conv2[1].apply_relu
     network(images(dims=3))
     assert block.between.min() == 0
 

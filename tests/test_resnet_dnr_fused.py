@@ -260,7 +260,7 @@ def build_layer(case, backend, device):
         case.running_stats,
         backend,
     )
-    norm.relu = case.relu
+    norm.apply_relu = case.relu
     norm.running_mean.normal_(case.mean)
     norm.running_var.uniform_(0.5, 1.5)
     relay = RelayCell(case.channels)
@@ -300,7 +300,7 @@ def upstream_gradients(case, layer):
     They are zero where ReLU's input is within rounding of zero.
     """
     norm, relay, x, state = exact(*layer)
-    norm.relu = False
+    norm.apply_relu = False
     out, _ = norm(x, relay, state)
     generator = torch.Generator().manual_seed(1)
     grad = torch.randn(out.shape, generator=generator)
@@ -728,7 +728,7 @@ def test_deepcopy(device, backend):
 def test_relu_is_a_relu(backend, training):
     norm, relay, x, _ = build_layer(Case(training=training), backend, 'cpu')
     other = copy.deepcopy(norm)
-    other.relu = True
+    other.apply_relu = True
     assert torch.equal(other(x, relay)[0], norm(x, relay)[0].relu())
 
 
@@ -1107,13 +1107,13 @@ class ThreeLayers(nn.Module):
     def __init__(self, channels, backend):
         super().__init__()
         self.first = CrossLayerNorm(channels, 4, backend=backend)
-        self.first.relu = True
+        self.first.apply_relu = True
         self.second = CrossTemporalNorm(channels, 4, 2, 'grouped', backend=backend)
         self.third = CrossLayerNorm(channels, 4, backend=backend)
         self.relay = RelayCell(channels)
 
     def forward(self, x):
-        relay = fused.share(self.relay, x)
+        relay = fused.join(self.relay, x)
         x, state = self.first(x, relay)
         x, _ = self.third(self.second(x), relay, state)
         return x

@@ -68,7 +68,7 @@ def launches(clips, size, dtype, channels_last, training):
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         spec = fused.Spec(
-            norm.n_segment, norm.num_groups, 1e-5, 0.1, training, norm.relu
+            norm.n_segment, norm.num_groups, 1e-5, 0.1, training, norm.apply_relu
         )
         groups = norm.running_mean.numel() // shape[1]
         plan = fused._Plan(

@@ -51,7 +51,7 @@ VARIANTS = {
     'few long programs in launches that sum': dict(PROGRAMS=(32, 32)),
     'plans: kernel[grid] looks for each kernel': dict(_Launch=ByName),
     'pointers and one stream a pass': dict(_Launch=WithTensors),
-    'one vector of weights a stage': dict(share=lambda relay, x: relay),
+    'one vector of weights a stage': dict(join=lambda relay, x: relay),
     'kernels: torch operations, aten': dict(choose=lambda *_: 'aten'),
     'kernels: torch operations, plain': dict(choose=lambda *_: 'plain'),
 }
