@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT
 from hosts import HostError
 from hosts.mmaction2 import import_components, load_config, translate
+from hosts.mmaction2_components import FastWithDNR
 from hosts.mmaction2_runner import build_backbone
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -324,3 +325,51 @@ def test_train_and_test(demo, config):
     state = torch.load(demo / 'work/epoch_1.pth', weights_only=True)['state_dict']
     assert 'backbone.layer1.relay.input_map.0.weight' in state
     assert (demo / 'scores.pkl').stat().st_size
+
+
+@pytest.mark.parametrize(
+    'kind, layout',
+    [
+        ('ResNetTSM', torch.channels_last),
+        ('ResNet3dSlowOnly', torch.channels_last_3d),
+        ('ResNet2Plus1d', torch.channels_last_3d),
+    ],
+)
+def test_settings_of_speed(kind, layout):
+    plain = build(kind)
+    options, dims = NETWORKS[kind]
+    network = dict(type=kind, **options)
+    fast = FastWithDNR(network, n_segment=4, channels_last=True)
+    fast.init_weights()
+    assert isinstance(fast, type(plain))
+    weights = [p for p in fast.parameters() if p.dim() == dims + 2]
+    assert all(w.is_contiguous(memory_format=layout) for w in weights)
+    fast.load_state_dict(plain.state_dict())
+    fast = copy.deepcopy(fast)
+    x = clips(dims)
+    plain.double()
+    fast.double()
+    for mode in (True, False):
+        plain.train(mode)
+        fast.train(mode)
+        torch.testing.assert_close(fast(x.double()), plain(x.double()))
+    # In bfloat16, networks as small as these are far from themselves.
+    fast.float().set_speed(amp='bf16')
+    dtypes = []
+    for m in fast.modules():
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.Conv3d)):
+            m.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    fast.train()
+    got = fast(x)
+    assert got.dtype == torch.float32
+    assert set(dtypes) == {torch.bfloat16}
+    got.square().mean().backward()
+    assert all(p.grad is not None for p in fast.parameters())
+
+
+def test_settings_of_speed_in_a_config():
+    path = CONFIGS / 'TSM_DNR_resnet50_sthv2_rgb_seg8_f1.py'
+    options = {'amp': 'bf16', 'model.backbone.backbone.pretrained': None}
+    native = translate(load_config(str(path), options))
+    assert native.model.backbone.type == 'FastWithDNR'
+    assert build_backbone(native.model).amp == 'bf16'

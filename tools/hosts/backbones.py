@@ -17,7 +17,7 @@ def network_of(backbone):
     Raises:
         HostError: WithDNR is given no network.
     """
-    if backbone.get('type') != 'WithDNR':
+    if backbone.get('type') not in ('WithDNR', 'FastWithDNR'):
         return backbone
     network = backbone.get('backbone')
     if not isinstance(network, dict) or 'type' not in network:

@@ -29,13 +29,14 @@ from mmengine.evaluator import BaseMetric
 from mmengine.structures import BaseDataElement
 from whole_files import write_whole
 
+from add_dnr import WithDNR
 from resnet_dnr import ResNet_DNR
 
 from . import HostError
 from .checks import check_frame_size
 from .frame_indices import frame_indices
 from .lists import read_list
-from .speed import FastBackbone
+from .speed import FastBackbone, make_fast
 from .training_state import check_scores, drawn_seed
 
 
@@ -222,6 +223,16 @@ class V1Preprocessor(ActionDataPreprocessor):
 @MODELS.register_module()
 class FastResNet_DNR(FastBackbone, ResNet_DNR):
     """The backbone with settings of speed; arguments of both classes."""
+
+
+@MODELS.register_module()
+class FastWithDNR(WithDNR):
+    """A host's own network with DNR and with settings of speed; arguments of WithDNR
+    and of FastBackbone."""
+
+    def __new__(cls, *args, amp=None, channels_last=False, compile=None, **kwargs):
+        settings = dict(amp=amp, channels_last=channels_last, compile=compile)
+        return make_fast(super().__new__(cls, *args, **kwargs), **settings)
 
 
 @MODELS.register_module()

@@ -200,13 +200,9 @@ def _model(values, speed):
     if backbone['type'] == 'WithDNR':
         network = network_of(backbone)
         Keys('model.backbone.backbone', network).expect('type', networks)
-        for name in of_backbone(speed):
-            raise HostError(
-                f'{name} is for ResNet_DNR, and cannot be honoured with WithDNR'
-            )
     check_output(backbone)
     if of_backbone(speed):
-        backbone.update(of_backbone(speed), type='FastResNet_DNR')
+        backbone.update(of_backbone(speed), type=f'Fast{backbone["type"]}')
     spatial = Keys(
         'model.spatial_temporal_module', model.take('spatial_temporal_module')
     )

@@ -19,6 +19,7 @@ from resnet_dnr import ResNet_DNR
 from . import HostError
 from .backbones import network_of
 from .checks import check_backend
+from .mmaction2_components import FastWithDNR
 from .options import check_arguments, nearest
 from .resuming import put_back, settings_of
 from .speed import OF_BACKBONE, FastBackbone
@@ -118,14 +119,14 @@ def build_backbone(model):
     arguments = dict(model['backbone'])
     kind = arguments.pop('type')
     network = network_of(model['backbone'])
-    if kind == 'WithDNR':
+    fast = {name: arguments.pop(name) for name in OF_BACKBONE if name in arguments}
+    if kind in ('WithDNR', 'FastWithDNR'):
         given = ('network',)  # by WithDNR, of its own argument
         options = {k: v for k, v in arguments.items() if k != 'backbone'}
         check_arguments('model.backbone', add_dnr, options, given)
         _check_network(network)
-        build = WithDNR
+        build = functools.partial(FastWithDNR, **fast) if fast else WithDNR
     elif kind in ('ResNet_DNR', 'FastResNet_DNR'):
-        fast = {name: arguments.pop(name) for name in OF_BACKBONE if name in arguments}
         check_arguments('model.backbone', ResNet_DNR, arguments)
         build = functools.partial(CheckedBackbone, **fast)
     else:

@@ -265,22 +265,31 @@ class FastBackbone:
 
     def __init__(self, *args, amp=None, channels_last=False, compile=None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.set_speed(amp, channels_last, compile)
+
+    def set_speed(self, amp=None, channels_last=False, compile=None):
+        """Set what the arguments of these names say."""
         self.amp = amp
-        self.channels_last = channels_last
         self.compile_mode = compile
         self.sizes = {}  # that are compiled, by self.training
+        self.memory_format = None
         if channels_last:
-            self.to(memory_format=torch.channels_last)
+            of_clips = any(parameter.dim() == 5 for parameter in self.parameters())
+            self.memory_format = (
+                torch.channels_last_3d if of_clips else torch.channels_last
+            )
+            self.to(memory_format=self.memory_format)
 
     def init_weights(self):
         """The backbone's; a seed draws the same weights in either memory format."""
         self.to(memory_format=torch.contiguous_format)
         super().init_weights()
-        if self.channels_last:
-            self.to(memory_format=torch.channels_last)
+        if self.memory_format:
+            self.to(memory_format=self.memory_format)
 
     def forward(self, x):
-        """The backbone's output for images (N * T, 3, H, W), in float32."""
+        """The output for images (N * T, 3, H, W), or clips (N, 3, T, H, W), in
+        float32."""
         if self.compile_mode is None:
             return self.features(x)
         if self.sizes.setdefault(self.training, x.shape) != x.shape:
@@ -290,8 +299,8 @@ class FastBackbone:
         return _compiled(self.compile_mode)(self, x)
 
     def features(self, x):
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
+        if self.memory_format:
+            x = x.contiguous(memory_format=self.memory_format)
         if self.amp is None:
             return super().forward(x)
         with torch.autocast(x.device.type, DTYPES[self.amp]):
@@ -299,3 +308,19 @@ class FastBackbone:
         if torch.is_tensor(outputs):
             return outputs.float()
         return tuple(output.float() for output in outputs)
+
+
+def make_fast(backbone, **settings):
+    """Give a backbone that is built settings of speed.
+
+    Args:
+        backbone (nn.Module): changed; its class gets :class:`FastBackbone` before it.
+        **settings: arguments of :class:`FastBackbone`.
+
+    Returns:
+        nn.Module: backbone.
+    """
+    cls = type(backbone)
+    backbone.__class__ = type(cls.__name__, (FastBackbone, cls), {})
+    backbone.set_speed(**settings)
+    return backbone
