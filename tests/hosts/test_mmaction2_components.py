@@ -38,6 +38,10 @@ def test_a_stacked_batch_is_normalized_like_a_list_of_clips(to_rgb):
         got = V1Preprocessor(**norm)(dict(inputs=inputs, data_samples=samples))
         assert torch.equal(got['inputs'], expected)
         assert len(got['data_samples']) == 3
+        # They get scores: a sample of two clips would get the last one's.
+        assert not any(
+            mine is given for mine in got['data_samples'] for given in samples
+        )
 
 
 def test_a_stacked_batch_is_not_stacked_again():

@@ -387,7 +387,7 @@ def test_training_with_validation(work, trained):
     assert 'Warning' not in trained, trained
     assert 'ActivityNet' not in trained
     state = torch.load(work / 'work/epoch_3.pth', weights_only=True)
-    assert 'workers_per_gpu=1' in state['meta']['config']
+    assert "'workers_per_gpu': 1" in state['meta']['config']
     assert state['state_dict']['backbone.layer1.0.bn2.running_mean'].any()
 
 

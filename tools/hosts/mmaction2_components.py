@@ -204,7 +204,7 @@ class V1Preprocessor(ActionDataPreprocessor):
     def cast_data(self, data):
         """Copy tensors to the device; V1Head copies all labels of a batch at once."""
         if isinstance(data, BaseDataElement):
-            return data
+            return data.new()  # which gets the scores: the caller's stays as it is
         return super().cast_data(data)
 
     def preprocess(self, inputs, data_samples, training=False):
