@@ -20,7 +20,7 @@ from hosts.videos import BrokenVideo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from predict import Recognizer
-from prediction import camera
+from prediction import camera, outputs
 from prediction.ahead import ahead, in_thread
 from prediction.windows import plan, segments, stretches
 from script_calls import call, run, small_files, start
@@ -363,9 +363,9 @@ def test_full_disk(many):
     assert 'error: drawn/clip 3.mp4: File too large' in output
     assert 'Traceback' not in output
     assert os.listdir(many / 'drawn') == ['clip 0.mp4']
-    with small_files(100):
-        output = predict(many, *given[:2], '--out', 'o.json', code=1)
-    assert 'error: o.json.done: File too large' in output
+    with small_files(100), pytest.raises(OSError) as fault:
+        outputs.Journal(str(many / 'o.done'), dict(checkpoint='0' * 100))
+    assert fault.value.filename == str(many / 'o.done')
     assert '1 of 2 videos are done already' in predict(many, *given)
     assert len(results(many / 'r.json')['videos']) == 2
 

@@ -36,7 +36,10 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(scope='module', params=NETWORKS)
+@pytest.fixture(
+    scope='module',
+    params=['ResNetTSM', pytest.param('ResNet3dSlowOnly', marks=pytest.mark.full)],
+)
 def folder(request, small, tmp_path_factory):  # noqa: F811
     """A folder as `small` is, of another network."""
     folder = tmp_path_factory.mktemp(request.param)
