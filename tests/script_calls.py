@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import runpy
 import signal
 import subprocess
@@ -98,6 +99,21 @@ def call(script, *arguments, cwd):
             code = exit.code or 0
         output.seek(0)
         return code, output.read()
+
+
+@contextlib.contextmanager
+def small_files(limit):
+    """No file of this process grows beyond a limit: in place of a full disk.
+
+    Args:
+        limit (int): bytes. Writing more is an OSError, 'File too large'.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # Python itself ignores the signal of it
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def make_clips(folder, name, train, val, test):

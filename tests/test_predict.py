@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pickle
-import resource
 import signal
 import time
 from fractions import Fraction
@@ -21,10 +20,10 @@ from hosts.videos import BrokenVideo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from predict import Recognizer
-from prediction import camera
+from prediction import camera, outputs
 from prediction.ahead import ahead, in_thread
 from prediction.windows import plan, segments, stretches
-from script_calls import call, run, start
+from script_calls import call, run, small_files, start
 from video_files import Video
 from videos import make_audio, make_video, rotate_video
 
@@ -358,16 +357,15 @@ def test_full_disk(many):
     """One line, and what is finished is kept."""
     given = ['many/0/clip 0.mp4', 'many/0/clip 3.mp4', '--out', 'r.json', '--batch', 1]
     given += ['--render', 'drawn']
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     make_video(many / 'many/0/clip 3.mp4', size=(192, 144), frames=90)
-    try:  # Python itself ignores the signal of it
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    with small_files(20_000):
         output = predict(many, *given, code=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert 'error: drawn/clip 3.mp4: File too large' in output
     assert 'Traceback' not in output
     assert os.listdir(many / 'drawn') == ['clip 0.mp4']
+    with small_files(100), pytest.raises(OSError) as fault:
+        outputs.Journal(str(many / 'o.done'), dict(checkpoint='0' * 100))
+    assert fault.value.filename == str(many / 'o.done')
     assert '1 of 2 videos are done already' in predict(many, *given)
     assert len(results(many / 'r.json')['videos']) == 2
 

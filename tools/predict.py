@@ -110,6 +110,11 @@ def file_of(folder, source, ending):
     return osp.join(folder, source.name + ending)
 
 
+def counted(number, word):
+    """Such as '1 video' or '2 videos'."""
+    return f'{number} {word}' + ('s' if number != 1 else '')
+
+
 def described(top):
     """Classes with their probabilities, as a line has them."""
     return ', '.join(f'{item["name"]} {item["probability"]:.1%}' for item in top)
@@ -288,7 +293,7 @@ def predict_files(args, recognizer, sources):
     with Progress(
         console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()
     ) as progress:
-        bar = progress.add_task(f'{len(todo)} videos', total=len(todo))
+        bar = progress.add_task(counted(len(todo), 'video'), total=len(todo))
         found = predictions_of(recognizer, todo, args, progress)
         for source, (prediction, windows) in zip(todo, found):
             entry = entry_of(prediction, windows, args.topk)
@@ -304,9 +309,9 @@ def predict_files(args, recognizer, sources):
     write_all(args, recognizer, [entries[source.path] for source in sources])
     journal.close()
     if todo:
-        count = f'{len(todo)} videos'
+        count = counted(len(todo), 'video')
         if windows_count:
-            count += f', {windows_count} windows'
+            count += f', {counted(windows_count, "window")}'
         print(f'{count} in {time.perf_counter() - begin:.1f} s: {recognizer.times}')
     faults = [entry for entry in entries.values() if 'error' in entry]
     if faults:

@@ -16,6 +16,8 @@ import re
 import torch
 from checkpoint_files import fill_model, read_checkpoint
 from hosts import HostError
+from hosts.backbones import leave_out_pretrained
+from hosts.lists import read_labels
 from hosts.mmaction2 import import_components, load_config, translate
 
 # How a native pipeline begins: with the frames of a video file, or of a folder.
@@ -30,14 +32,37 @@ def testing_config(path, cfg_options=None):
         cfg_options (dict | None): values to set, by dotted keys.
 
     Returns:
-        mmengine.Config: native, see hosts.mmaction2_config.translate.
+        mmengine.Config: native, see hosts.mmaction2_config.translate; and
+        class_names, of the config.
 
     Raises:
         HostError: it cannot be honoured.
     """
-    config = translate(load_config(path, cfg_options), splits=('test',))
-    config.load_from = config.model.backbone.pretrained = None  # of a training
+    v1 = load_config(path, cfg_options)
+    config = translate(v1, splits=('test',))
+    config.load_from = None  # of a training's start, as is what follows
+    leave_out_pretrained(config.model.backbone)
+    config.class_names = v1.get('class_names')
     return config
+
+
+def class_names(config, labels=None):
+    """The names of the classes.
+
+    Args:
+        config (mmengine.Config): of :func:`testing_config`.
+        labels (str | None): file of names, see hosts.lists.read_labels. None:
+            class_names of the config, or without that, the classes' numbers.
+
+    Returns:
+        list[str]: by label.
+
+    Raises:
+        HostError: the file cannot be read, or has not one name a class.
+    """
+    count = config.model.cls_head.num_classes
+    labels = labels or config.class_names
+    return read_labels(labels, count) if labels else list(map(str, range(count)))
 
 
 def build_recognizer(config):
@@ -93,9 +118,9 @@ def clip_inputs(config, video, frames=None):
         frames (int | None): how many a folder has, where a list says it.
 
     Returns:
-        dict: inputs, (images, 3, H, W) uint8, BGR, and data_samples. A list of
-        these, through mmengine's pseudo_collate, is what test_step of a
-        recognizer takes.
+        dict: inputs, (images, 3, H, W) uint8, BGR, or (clips, 3, T, H, W) for a
+        3D network, and data_samples. A list of these, through mmengine's
+        pseudo_collate, is what test_step of a recognizer takes.
 
     Raises:
         HostError: it cannot be read, or its frames do not fit the crop.
@@ -122,6 +147,20 @@ def clip_inputs(config, video, frames=None):
         source = dict(filename=video)
         begin = [dict(type=FROM_VIDEO, **rule)]
     return Compose([*begin, *rest])(source)
+
+
+def images_of(clip):
+    """What a clip shows, image after image.
+
+    Args:
+        clip (dict): of :func:`clip_inputs`; of a 3D network, its inputs are
+            (clips, 3, T, H, W).
+
+    Returns:
+        Tensor: (images, 3, H, W) uint8, BGR.
+    """
+    images = clip['inputs']
+    return images.transpose(1, 2).flatten(0, 1) if images.ndim == 5 else images
 
 
 def _count_frames(folder, template):

@@ -3,22 +3,7 @@
 import copy
 
 import torch
-from hosts.lists import read_labels
 from torch.nn.functional import softmax
-
-
-def class_names(labels, config):
-    """The names of the classes, or their numbers where no file has names.
-
-    Args:
-        labels (str | None): file of names, see hosts.lists.read_labels.
-        config (mmengine.Config): of video_inputs.testing_config.
-
-    Returns:
-        list[str]: by label.
-    """
-    count = config.model.cls_head.num_classes
-    return read_labels(labels, count) if labels else list(map(str, range(count)))
 
 
 def collate(clips):

@@ -21,6 +21,7 @@ need_mmaction2('tools/analysis/complexity.py')
 
 import torch  # noqa: E402
 from analysis.network import Network, clip_shape, config_parser  # noqa: E402
+from hosts.backbones import network_of  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from video_inputs import build_recognizer, testing_config  # noqa: E402
@@ -71,12 +72,13 @@ def complexity(args):
     """Run the command."""
     config = testing_config(args.config, args.cfg_options)
     name = config.model.backbone.get('dnr', 'both')
+    network = network_of(config.model.backbone)
     frames, _, height, width = clip_shape(config)
     own = count(config)
     config.model.backbone.dnr = 'none'
     plain = count(config)
     table = Table(
-        title=f'ResNet-{config.model.backbone.depth}, a clip of {frames} frames of '
+        title=f'{network.type}, depth {network.depth}, a clip of {frames} frames of '
         f'{width} x {height}'
     )
     table.add_column('')

@@ -17,6 +17,7 @@ what PyTorch gives.
 
 import importlib.util
 import json
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -117,6 +118,8 @@ def export(network, shape, backbone_only, metadata):
     with warnings.catch_warnings():
         # torch's own, of how it copies its trees.
         warnings.filterwarnings('ignore', '.*LeafSpec', FutureWarning)
+        # Of torchvision's operations, which no network here has.
+        logging.getLogger('torch.onnx').setLevel(logging.ERROR)
         program = torch.onnx.export(
             network,
             (make_clips(2, shape, backbone_only),),

@@ -23,13 +23,19 @@ need_mmaction2('tools/analysis/gradcam.py')
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from analysis.clips import class_names, collate  # noqa: E402
-from analysis.network import config_parser  # noqa: E402
+from analysis.clips import collate  # noqa: E402
+from analysis.network import clip_shape, config_parser  # noqa: E402
 from analysis.plotting import plt, save  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.options import nearest  # noqa: E402
 from prediction.drawing import writing_video  # noqa: E402
-from video_inputs import clip_inputs, load_recognizer, testing_config  # noqa: E402
+from video_inputs import (  # noqa: E402
+    class_names,
+    clip_inputs,
+    images_of,
+    load_recognizer,
+    testing_config,
+)
 
 SIDE = 256  # pixels at least, of the video's height
 RATE = 4  # frames a second of it
@@ -93,7 +99,8 @@ def heat_maps(model, layer, clip, label=None):
             data['data_samples'][0].set_gt_labels(label)
         # It blends with the images as they are, BGR: here with none of them.
         colours, scores = camera(data, use_labels=label is not None, alpha=1.0)
-    maps = (255 * colours[0].numpy()[..., ::-1]).round().astype(np.uint8)
+    colours = colours.flatten(0, 1).numpy()[..., ::-1]
+    maps = (255 * colours).round().astype(np.uint8)
     return maps, scores[0].detach().cpu(), camera.target_activations.shape[-2:]
 
 
@@ -119,11 +126,10 @@ def draw_sheet(images, blended, frames, title):
     figure, axis = plt.subplots(
         figsize=(width, width * sheet.shape[0] / sheet.shape[1] + 0.4),
         layout='constrained',
-        dpi=150,
     )
     axis.imshow(sheet)
     axis.set_axis_off()
-    axis.set_title(title, loc='left', fontsize=10, parse_math=False)
+    axis.set_title(title, loc='left', fontsize=10)
     return figure
 
 
@@ -133,7 +139,7 @@ def gradcam(args):
     check_out(sheet, ('.png',))
     check_out(video, ('.mp4',))
     config = testing_config(args.config, args.cfg_options)
-    names = class_names(args.labels, config)
+    names = class_names(config, args.labels)
     label = None if args.label is None else choose_label(args.label, names)
     model = load_recognizer(config, args.checkpoint)
     layer = choose_layer(model, args.layer)
@@ -147,9 +153,9 @@ def gradcam(args):
         f'{text}; Grad-CAM of {layer.split("/")[1]}, {columns} x {rows} a frame, '
         f'for {names[told]}'
     )
-    images = clip['inputs'].permute(0, 2, 3, 1).numpy()
+    images = images_of(clip).permute(0, 2, 3, 1).numpy()
     blended = (images // 2 + maps // 2).astype(np.uint8)
-    figure = draw_sheet(images, blended, model.backbone.n_segment, title)
+    figure = draw_sheet(images, blended, clip_shape(config)[0], title)
     save(figure, sheet, '--out')
     scale = max(1, -(-SIDE // images.shape[1]))
     size = scale * images.shape[2], scale * images.shape[1]

@@ -11,14 +11,15 @@ class Network(nn.Module):
     """Clips to class scores, or to the backbone's features, in one module.
 
     Args:
-        recognizer (nn.Module): mmaction2's Recognizer2D, in evaluation mode. Its
+        recognizer (nn.Module): mmaction2's, 2D or 3D, in evaluation mode. Its
             normalizations compute by their plain backend from now on, which
             tracers can follow.
         backbone_only (bool): without the normalization of images and the head.
 
     forward takes clips (N, T, 3, H, W): images as the test pipeline gives them,
     BGR from 0 to 255 of any dtype, and returns raw scores (N, classes); or, with
-    backbone_only, normalized images of float32, and returns (N * T, C, h, w).
+    backbone_only, normalized images of float32, and returns (N * T, C, h, w), or
+    (N, C, t, h, w) of a 3D network.
     """
 
     def __init__(self, recognizer, backbone_only=False):
@@ -29,19 +30,24 @@ class Network(nn.Module):
                 module.backend = 'plain'
         self.head = None if backbone_only else recognizer.cls_head
         images = recognizer.data_preprocessor
-        self.to_rgb = images.to_rgb
-        self.register_buffer('mean', images.mean.clone(), persistent=False)
-        self.register_buffer('std', images.std.clone(), persistent=False)
+        self.to_rgb, self.is_3d = images.to_rgb, images.mean.ndim == 4
+        for name in ('mean', 'std'):
+            values = getattr(images, name).reshape(3, 1, 1).clone()
+            self.register_buffer(name, values, persistent=False)
         self.eval()
 
     def forward(self, clips):
+        if self.head is not None:
+            clips = clips.float()
+            if self.to_rgb:
+                clips = clips[:, :, [2, 1, 0]]
+            clips = (clips - self.mean) / self.std
+        frames = clips.shape[1]
+        clips = clips.transpose(1, 2) if self.is_3d else clips.flatten(0, 1)
+        features = self.backbone(clips)
         if self.head is None:
-            return self.backbone(clips.flatten(0, 1))
-        clips = clips.float()
-        if self.to_rgb:
-            clips = clips[:, :, [2, 1, 0]]
-        clips = (clips - self.mean) / self.std
-        return self.head(self.backbone(clips.flatten(0, 1)), clips.shape[1])
+            return features
+        return self.head(features) if self.is_3d else self.head(features, frames)
 
 
 def clip_shape(config):

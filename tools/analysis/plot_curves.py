@@ -29,7 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.plotting import PlotError, plt, save  # noqa: E402
+from analysis.plotting import PlotError, plt, put_legend, save  # noqa: E402
 
 # mmaction2's, mmaction v1's, and that of mmcv 1.x with mmaction2 0.x.
 ACCURACIES = ('acc/top1', 'top1 acc', 'top1_acc')
@@ -171,23 +171,24 @@ def draw(runs, out):
         squeeze=False,
         layout='constrained',
     )
-    for number, (name, curves) in enumerate(runs.items()):
+    lines = []
+    for number, curves in enumerate(runs.values()):
         style = dict(
             color=f'C{number % 10}',
-            label=name,
             linewidth=1.2,
             linestyle=('-', '--', '-.')[number // 10 % 3],
         )
         for axis, points, marker in zip(axes[0], curves, (None, 'o')):
             if len(points) == 1:
                 marker = 'o'  # a line of one point cannot be seen
-            axis.plot(
+            (line,) = axis.plot(
                 [x for x, _ in points],
                 [y for _, y in points],
                 marker=marker,
                 markersize=3,
                 **style,
             )
+        lines.append(line)
     axes[0, 0].set(xlabel='iteration', ylabel='training loss')
     axes[0, 0].set_ylim(bottom=0)
     if panels == 2:
@@ -195,8 +196,10 @@ def draw(runs, out):
         axes[0, 1].xaxis.get_major_locator().set_params(integer=True)
     for axis in axes[0]:
         axis.grid(color='0.9')
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(),
+    put_legend(
+        figure,
+        lines,
+        list(runs),
         loc='outside lower center',
         ncols=min(3, len(runs)),
         fontsize='small',

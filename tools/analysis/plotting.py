@@ -6,12 +6,32 @@ import matplotlib
 
 matplotlib.use('Agg')
 matplotlib.rcParams['svg.hashsalt'] = 'ResNet-DNR'  # alike, run after run
+matplotlib.rcParams['text.parse_math'] = False  # names may have a $
 import matplotlib.pyplot as plt  # noqa: E402
+from hosts import HostError  # noqa: E402
 from whole_files import replacing  # noqa: E402
 
+DPI = 150  # of PNG files, which are enlarged in print
 
-class PlotError(Exception):
+
+class PlotError(HostError):
     """A fault in a file or an argument; the text says all."""
+
+
+def put_legend(place, handles, names, **options):
+    """A legend with any names, those too that begin with an underscore.
+
+    matplotlib itself leaves these out.
+
+    Args:
+        place (matplotlib.axes.Axes | matplotlib.figure.Figure): gets it.
+        handles (list): what the names are of, as legend() takes them.
+        names (list[str]): a name a handle.
+        **options: of legend().
+    """
+    legend = place.legend(handles, [' '] * len(names), **options)
+    for text, name in zip(legend.get_texts(), names):
+        text.set_text(name)
 
 
 def save(figure, path, name):
@@ -32,6 +52,7 @@ def save(figure, path, name):
             figure.savefig(
                 temporary,
                 format=kind,
+                dpi=DPI if kind == 'png' else 'figure',
                 metadata={'Date': None} if kind == 'svg' else None,
             )
     except (OSError, ValueError) as error:  # ValueError: an unknown format

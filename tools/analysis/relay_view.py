@@ -21,14 +21,19 @@ from hosts import HostError, need_mmaction2, run  # noqa: E402
 
 need_mmaction2('tools/analysis/relay_view.py')
 
-from analysis.clips import class_names, predict  # noqa: E402
-from analysis.network import config_parser  # noqa: E402
+from analysis.clips import predict  # noqa: E402
+from analysis.network import clip_shape, config_parser  # noqa: E402
 from analysis.plotting import save  # noqa: E402
 from analysis.relays import relay_of, watch_relays  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.options import nearest  # noqa: E402
 from study.plot_relay import draw_relay  # noqa: E402
-from video_inputs import clip_inputs, load_recognizer, testing_config  # noqa: E402
+from video_inputs import (  # noqa: E402
+    class_names,
+    clip_inputs,
+    load_recognizer,
+    testing_config,
+)
 
 from resnet_dnr import CrossTemporalNorm  # noqa: E402
 
@@ -43,17 +48,24 @@ def middle_clip(clip, frames):
         frames (int): T, images of a clip.
 
     Returns:
-        dict: the same, with inputs (T, ...).
+        dict: the same, with inputs (T, ...), or (1, 3, T, ...) of a 3D network.
     """
-    start = len(clip['inputs']) // frames // 2 * frames
-    return dict(clip, inputs=clip['inputs'][start : start + frames])
+    size = 1 if clip['inputs'].ndim == 5 else frames
+    start = len(clip['inputs']) // size // 2 * size
+    return dict(clip, inputs=clip['inputs'][start : start + size])
+
+
+def reversed_clip(clip):
+    """A clip of :func:`middle_clip` played backwards."""
+    inputs = clip['inputs']
+    return dict(clip, inputs=inputs.flip(2 if inputs.ndim == 5 else 0))
 
 
 def relay_view(args):
     """Run the command."""
     check_out(args.out, FORMATS)
     config = testing_config(args.config, args.cfg_options)
-    names = class_names(args.labels, config)
+    names = class_names(config, args.labels)
     model = load_recognizer(config, args.checkpoint)
     layers = [
         name
@@ -63,8 +75,8 @@ def relay_view(args):
     if not layers:
         raise HostError(
             f'{args.config} has no relay over groups of frames: '
-            f'model.backbone.dnr={model.backbone.dnr!r} and num_groups='
-            f'{config.model.backbone.get("num_groups", 4)}'
+            f'model.backbone.dnr={config.model.backbone.get("dnr", "both")!r} and '
+            f'num_groups={config.model.backbone.get("num_groups", 4)}'
         )
     if args.layer and args.layer not in layers:
         raise HostError(
@@ -74,8 +86,8 @@ def relay_view(args):
     relayed = watch_relays(model.backbone)
     clips, recorded = [], []
     for video in args.videos:
-        clip = middle_clip(clip_inputs(config, video), model.backbone.n_segment)
-        both = [clip, dict(clip, inputs=clip['inputs'].flip(0))]
+        clip = middle_clip(clip_inputs(config, video), clip_shape(config)[0])
+        both = [clip, reversed_clip(clip)]
         texts = [f'{names[n]} {share:.0%}' for n, share in predict(model, both)]
         print(f'{video}: {texts[0]}; backwards: {texts[1]}')
         clips.append(dict(label=texts[0], reversed_label=texts[1]))

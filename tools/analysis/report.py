@@ -30,13 +30,18 @@ import numpy as np  # noqa: E402
 from analysis.report_page import SURELY_WRONG, write_page  # noqa: E402
 from analysis.report_statistics import Result  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
-from hosts.lists import read_labels, read_list  # noqa: E402
+from hosts.lists import read_list  # noqa: E402
 from hosts.options import add_cfg_options  # noqa: E402
 from hosts.training_state import check_scores  # noqa: E402
 from hosts.videos import FORM  # noqa: E402
 from plain_data import read_arrays  # noqa: E402
 from rich.progress import track  # noqa: E402
-from video_inputs import clip_inputs, testing_config  # noqa: E402
+from video_inputs import (  # noqa: E402
+    class_names,
+    clip_inputs,
+    images_of,
+    testing_config,
+)
 
 HEIGHT = 96  # pixels, of the frames that are shown
 FRAMES = 8  # of a clip that are shown, at most
@@ -155,7 +160,7 @@ def strip_of(config, video):
     path = str(Path(dataset.data_prefix.img, video['path']))
     if 'frames' not in video and dataset.video_ext:
         path += f'.{dataset.video_ext}'
-    images = clip_inputs(config, path, video.get('frames'))['inputs']
+    images = images_of(clip_inputs(config, path, video.get('frames')))
     crops = [CROPS[step.type] for step in dataset.pipeline if step.type in CROPS]
     count, middle = crops[0] if crops else (1, 0)
     images = images.permute(0, 2, 3, 1).numpy()
@@ -181,9 +186,7 @@ def report(args):
     config = testing_config(args.config, args.cfg_options)
     dataset = config.test_dataloader.dataset
     num_classes = config.model.cls_head.num_classes
-    classes = [str(label) for label in range(num_classes)]
-    if args.labels:
-        classes = read_labels(args.labels, num_classes)
+    classes = class_names(config, args.labels)
     videos = read_videos(dataset)
     labels = np.array([video['label'] for video in videos])
     results = [

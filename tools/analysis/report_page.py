@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
-from analysis.plotting import plt
+from analysis.plotting import plt, put_legend
 from analysis.report_statistics import (
     BINS,
     accuracies,
@@ -28,7 +28,6 @@ STYLE = {
     'font.size': 9,
     'axes.spines.top': False,
     'axes.spines.right': False,
-    'text.parse_math': False,  # names may have a $
     'svg.fonttype': 'none',  # letters that the browser draws, in any script
     'font.family': 'sans-serif',
 }
@@ -54,12 +53,13 @@ def draw_calibration(results):
         2, 1, figsize=(4.6, 5), sharex=True, height_ratios=(4, 1), layout='constrained'
     )
     axis.plot((0, 1), (0, 1), color='0.6', linewidth=0.8, linestyle='--')
+    bars = []
     for number, result in enumerate(results):
         _, bins = calibration(result)
         centre = np.array([bin['confidence'] for bin in bins])
         share = np.array([bin['right'] / bin['clips'] for bin in bins])
         ends = np.array([wilson(bin['right'], bin['clips']) for bin in bins])
-        axis.errorbar(
+        bar = axis.errorbar(
             centre,
             share,
             abs(ends.T - share),
@@ -69,8 +69,8 @@ def draw_calibration(results):
             linewidth=1.2,
             elinewidth=0.8,
             capsize=2,
-            label=result.name,
         )
+        bars.append(bar)
         counts.hist(
             result.confidence,
             bins=BINS,
@@ -81,7 +81,8 @@ def draw_calibration(results):
         )
     axis.set(ylabel='share that is right', ylim=(-0.02, 1.02))
     counts.set(xlabel='confidence', ylabel='clips', xlim=(0, 1))
-    axis.legend(loc='upper left', frameon=False)
+    names = [result.name for result in results]
+    put_legend(axis, bars, names, loc='upper left', frameon=False)
     return figure
 
 

@@ -9,7 +9,6 @@ from fractions import Fraction
 import av
 import cv2
 import numpy as np
-from hosts import HostError
 from PIL import Image, ImageDraw, ImageFont
 from video_files import Video
 from whole_files import replacing
@@ -169,9 +168,9 @@ def draw_curve(target, windows, topk):
             highest.
 
     Raises:
-        HostError: the file cannot be written.
+        PlotError: the file cannot be written.
     """
-    from analysis.plotting import PlotError, plt, save
+    from analysis.plotting import plt, put_legend, save
 
     probabilities = np.array([window.probabilities for window in windows])
     labels = np.argsort(-probabilities.max(0), kind='stable')[:topk]
@@ -179,25 +178,23 @@ def draw_curve(target, windows, topk):
     figure, (axes, strip) = plt.subplots(
         2, sharex=True, figsize=(9, 4), height_ratios=(12, 1), layout='constrained'
     )
-    colours = {}
+    lines = {}
     for label in labels:
-        (line,) = axes.plot(
+        (lines[label],) = axes.plot(
             seconds,
             probabilities[:, label],
             '.-' if len(windows) < 100 else '-',
-            label=windows[0].classes[label],
         )
-        colours[label] = line.get_color()
     axes.set(ylabel='probability', ylim=(-0.02, 1.02))
     axes.set_title(osp.basename(windows[0].video))
-    axes.legend(loc='upper left', bbox_to_anchor=(1, 1), frameon=False)
+    names = [windows[0].classes[label] for label in lines]
+    place = dict(loc='upper left', bbox_to_anchor=(1, 1))
+    put_legend(axes, list(lines.values()), names, frameon=False, **place)
     for label, (start, end) in zip(probabilities.argmax(1), stretches(windows)):
-        strip.axvspan(start, end, color=colours.get(label, 'lightgrey'), lw=0)
+        colour = lines[label].get_color() if label in lines else 'lightgrey'
+        strip.axvspan(start, end, color=colour, lw=0)
     strip.set(xlabel='seconds', yticks=[], ylabel='first')
     strip.set_xlim(windows[0].start, max(window.end for window in windows))
     # Letters that the font does not have are drawn as boxes.
     warnings.filterwarnings('ignore', 'Glyph .* missing')
-    try:
-        save(figure, target, '--curve')
-    except PlotError as error:
-        raise HostError(str(error)) from error
+    save(figure, target, '--curve')

@@ -95,8 +95,12 @@ class Journal:
             self._done = {path: (stamp, entry) for path, stamp, entry in lines[1:]}
 
     def _write(self, line):
-        self._file.write(json.dumps(line) + '\n')
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line) + '\n')
+            self._file.flush()
+        except OSError as error:
+            error.filename = self._file.name
+            raise
 
     def entry(self, source):
         """What is known of a source, if it is as it was then.

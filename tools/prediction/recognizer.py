@@ -12,13 +12,12 @@ import dataclasses
 import numpy as np
 import torch
 from hosts import HostError
-from hosts.lists import read_labels
-from hosts.mmaction2 import load_config
 from hosts.videos import BrokenVideo
 from video_files import VideoError
 from video_inputs import (
     FROM_FRAMES,
     FROM_VIDEO,
+    class_names,
     clip_inputs,
     load_recognizer,
     testing_config,
@@ -243,11 +242,7 @@ class Recognizer:
         speed = dict(amp=amp, channels_last=channels_last, compile=compile)
         options.update({key: value for key, value in speed.items() if value})
         self.config = testing_config(config, options)
-        num_classes = self.config.model.cls_head.num_classes
-        self.classes = [str(label) for label in range(num_classes)]
-        labels = labels or load_config(config, options).get('class_names')
-        if labels is not None:
-            self.classes = read_labels(labels, num_classes)
+        self.classes = class_names(self.config, labels)
         for name, value in ('batch', batch), ('workers', workers):
             if value is not None and value < 1:
                 raise HostError(f'--{name} {value} should be at least 1')

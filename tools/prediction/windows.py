@@ -13,6 +13,7 @@ from hosts.frame_indices import frame_indices
 from video_files import Video, VideoError
 
 TINY = 1e-6  # seconds; times are rounded
+SHORTEST = 0.01  # seconds; or there are far more windows than frames
 
 
 @dataclasses.dataclass
@@ -41,12 +42,14 @@ def check_times(every, length):
         tuple: both, as float.
 
     Raises:
-        HostError: one is not above 0.
+        HostError: one is below SHORTEST.
     """
     length = every if length is None else length
     for name, value in ('every', every), ('window', length):
-        if not 0 < value < float('inf'):
-            raise HostError(f'--{name} {value:g} should be seconds, more than 0')
+        if not SHORTEST <= value < float('inf'):
+            raise HostError(
+                f'--{name} {value:g} should be seconds, at least {SHORTEST}'
+            )
     return float(every), float(length)
 
 
