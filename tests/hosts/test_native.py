@@ -123,6 +123,10 @@ def test_training_and_testing(folder):
         ('dict(custom_hook=[])', 'custom_hook: nothing reads it; did you mean custom_'),
         ("dict(work_dir='x')", 'native.work_dir: set work_dir, or --work_dir instead'),
         ('dict(randomness=dict(seed=1))', 'native.randomness: set --seed instead'),
+        (
+            'dict(find_unused_parameters=True)',
+            'native.find_unused_parameters: set find_unused_parameters instead',
+        ),
         ('dict(default_hooks=dict(_delete_=True))', 'keep checkpoints whole'),
         ('dict(optim_wrapper=3)', 'native.optim_wrapper=3 should be a dict'),
     ],

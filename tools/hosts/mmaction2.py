@@ -44,7 +44,8 @@ def train(args):
     cfg = translate(v1, args.validate)
     check_gpus(args)
     if args.launcher != 'none':
-        check_unused_stages(v1.model.backbone, cfg.find_unused_parameters)
+        unused = cfg.model_wrapper_cfg.get('find_unused_parameters', False)
+        check_unused_stages(v1.model.backbone, unused)
     join_group(cfg, args.launcher)
     lock = FolderLock(cfg.work_dir)
     asked = args.resume_from or v1.get('resume_from')

@@ -137,7 +137,6 @@ def translate(v1, validate=False, splits=SPLITS):
         model=model,
         load_from=v1.get('load_from'),
         resume=False,
-        find_unused_parameters=v1.get('find_unused_parameters', False),
         model_wrapper_cfg=dict(
             type='MMDistributedDataParallel',
             broadcast_buffers=False,

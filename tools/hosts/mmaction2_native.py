@@ -22,12 +22,12 @@ ELSEWHERE = dict(
     compile='compile, or --compile',
     cfg='native',
     auto_scale_lr='auto_scale_lr, or --auto-scale-lr',
+    find_unused_parameters='find_unused_parameters',  # model_wrapper_cfg has it
 )
 # What Runner reads besides its arguments.
 BESIDES = (
     'custom_imports',
     'model_wrapper_cfg',
-    'find_unused_parameters',
     'sync_bn',
     'activation_checkpointing',
     'efficient_conv_bn_eval',
