@@ -435,12 +435,9 @@ class _Plan:
         team_back, together_back = _team(N, C, blocks, RELAY_BACKWARD, processors)
         weight_programs = 2 * _cdiv(R, 64) * (_cdiv(C, 64) + _cdiv(4 * C, 64))
         self.saved_size = 2 * G * C + rows * (8 * C + 2 * R)
-        self.grads_size = 2 * G * C + rows * (5 * C + 2 * R) + 2 * N * C
+        self.grads_size = 2 * G * C + rows * (5 * C + 2 * R)
         self.scratch_size = 2 * rows * (units * C + max(team, team_back) * R) + rows
-        # As views of `saved` and of `grads`: the state after the last group, and its
-        # gradient before the first.
-        self.state = (2, N, C), (rows * C, G * C, 1), (3 * G - 1) * C
-        self.grad_state = (2, N, C), (N * C, C, 1), self.grads_size - 2 * N * C
+        self.state_shape = 2, N, C
 
         f32, running = torch.float32, 2 * (running_dtype, running_dtype, torch.int64)
         self.forward = (
@@ -453,7 +450,7 @@ class _Plan:
             _Launch(
                 kernels.relay,
                 N * team + groups * _cdiv(C, 128),
-                (f32, f32, f32, *running, weight_dtype, 0),
+                (f32, f32, f32, f32, *running, weight_dtype, 0),
                 (N, G, C, P, units, span, chunks, spec.eps, spec.momentum)
                 + (training, groups, block_p, team, RELAY[1], 128, 128),
                 RELAY[0],
@@ -476,7 +473,7 @@ class _Plan:
             _Launch(
                 kernels.relay_backward,
                 N * team_back + blocks,
-                (f32, f32, f32, f32, f32, weight_dtype, 0, 0),
+                (f32, f32, f32, f32, f32, f32, weight_dtype, 0, 0),
                 (N, G, C, units, N * t * height * width, training, team_back)
                 + (RELAY_BACKWARD[1], 128, 128),
                 RELAY_BACKWARD[0],
@@ -553,8 +550,8 @@ def _laid_out(tensor, memory_format=torch.contiguous_format):
     return tensor.clone(memory_format=memory_format)
 
 
-def _vector(size, device):
-    return torch.empty(size, dtype=torch.float32, device=device)
+def _float32(shape, device):
+    return torch.empty(shape, dtype=torch.float32, device=device)
 
 
 def _on(device):
@@ -584,21 +581,23 @@ def _triton_forward(plan, x, state, weights, running, updated):
         updated (Sequence[Tensor]): where training writes the new ones; may be the same.
 
     Returns:
-        tuple: out; the new state, (2, N, C), a view of `saved`; and `saved`.
+        tuple: out; the new state, (2, N, C); and `saved`.
     """
     moments, relay, apply = plan.forward
     x = _laid_out(x, plan.memory_format)
-    scratch = _vector(plan.scratch_size, plan.device)
-    saved = _vector(plan.saved_size, plan.device)
+    scratch = _float32(plan.scratch_size, plan.device)
+    saved = _float32(plan.saved_size, plan.device)
     out = torch.empty_like(x)
+    new_state = _float32(plan.state_shape, plan.device)
     has_state = int(state is not None)
     state = _laid_out(state.float()) if has_state else saved
     stream = _stream(plan.device)
     with _on(plan.device):
         moments(stream, x, scratch)
-        relay(stream, scratch, saved, state, *running, *updated, weights, has_state)
+        tensors = scratch, saved, state, new_state, *running, *updated, weights
+        relay(stream, *tensors, has_state)
         apply(stream, x, out, saved)
-    return out, saved.as_strided(*plan.state), saved
+    return out, new_state, saved
 
 
 def _triton_backward(plan, grad_out, grad_state, x, state, saved, weights):
@@ -617,20 +616,21 @@ def _triton_backward(plan, grad_out, grad_state, x, state, saved, weights):
     if grad_out is None:
         grad_out = torch.zeros_like(x)
     grad_out = _laid_out(grad_out, plan.memory_format)
-    scratch = _vector(plan.scratch_size, plan.device)
-    grads = _vector(plan.grads_size, plan.device)
+    scratch = _float32(plan.scratch_size, plan.device)
+    grads = _float32(plan.grads_size, plan.device)
     grad_x = torch.empty_like(x)
     grad_weights = torch.empty_like(weights)
+    grad_before = _float32(plan.state_shape, plan.device)
     has_state, has_grad_state = int(state is not None), int(grad_state is not None)
     state = _laid_out(state.float()) if has_state else saved
     grad_state = _laid_out(grad_state.float()) if has_grad_state else saved
     stream = _stream(plan.device)
     with _on(plan.device):
         sums(stream, x, grad_out, saved, scratch)
-        tensors = scratch, saved, grads, state, grad_state, weights
+        tensors = scratch, saved, grads, state, grad_state, grad_before, weights
         relay(stream, *tensors, has_state, has_grad_state)
         apply(stream, x, grad_out, grad_x, saved, grads, grad_weights)
-    return grad_x, grads.as_strided(*plan.grad_state), grad_weights
+    return grad_x, grad_before, grad_weights
 
 
 class _TritonNormalize(torch.autograd.Function):
@@ -683,8 +683,7 @@ def _define_operator():
         plan.compile(plan.forward)
         updated = [torch.empty_like(buffer) for buffer in running]
         out, state, saved = _triton_forward(plan, x, state, weights, running, updated)
-        # An operator's outputs are not views of one another.
-        return out, state.clone(), saved, *updated
+        return out, state, saved, *updated
 
     def forward_fake(x, state, weights, *rest):
         T, G, *_ = rest[3:]
@@ -699,7 +698,7 @@ def _define_operator():
         grad_x, grad_state, grad_weights = _triton_backward(
             plan, grad_out, grad_state, x, state, saved, weights
         )
-        return grad_x, grad_state.clone(), grad_weights
+        return grad_x, grad_state, grad_weights
 
     def backward_fake(grad_out, grad_state, x, state, saved, weights, T, *_):
         grad_state = saved.new_empty((2, x.size(0) // T, x.size(1)))
@@ -722,6 +721,7 @@ def _define_operator():
     backward = define('normalize_backward', backward, backward_fake, inputs, 3)
 
     def setup_context(ctx, inputs, output):
+        ctx.set_materialize_grads(False)  # a last state that nobody takes has none
         x, state, weights, _, _, _, *ctx.spec = inputs
         ctx.save_for_backward(x, state, output[2], weights)
 

@@ -17,7 +17,7 @@ import triton.language as tl
 # saved    mean, rstd (G, C); scale, shift, pooled mean, hidden state before (N * G, C);
 #          gates i, f, g, o (N * G, 4C); hidden units of either map (N * G, R)
 # grads    slope, level (G, C); gradients of pooled means (N * G, C), of gates
-#          (N * G, 4C), of either map's hidden units (N * G, R), of the state (2, N, C)
+#          (N * G, 4C), of either map's hidden units (N * G, R)
 # scratch  two sums of each unit (N * G, units, C); of each team's members, parts of
 #          either map's hidden units (N * G, team, R); counters (N * G,), int32
 #
@@ -253,6 +253,7 @@ def _cell_before(shift, state, n, g, c, N, C, has_state):
 def relay(
         scratch, saved,  # of moments; out
         state,  # (2, N, C): h and c before the first group; read where has_state
+        new_state,  # out, likewise: after the last group
         running_mean, running_var, tracked,  # (G, C) or (C,), likewise, and int64 ()
         new_mean, new_var, new_tracked,  # out, in training; may be the same
         weights, has_state, N, G, C, P, units, span, chunks, eps, momentum, training,
@@ -333,6 +334,9 @@ def relay(
             tl.store(scale + g * C + c, h, mask=live)
             tl.store(shift + g * C + c, cell, mask=live)
             tl.store(before + (g + 1) * C + c, h, mask=c < tl.where(g + 1 < G, C, 0))
+            at_last = c < tl.where(g + 1 < G, 0, C)
+            tl.store(new_state + n * C + c, h, mask=at_last)
+            tl.store(new_state + (N + n) * C + c, cell, mask=at_last)
         tl.debug_barrier()
 
 
@@ -479,6 +483,7 @@ def _by_units(grad_units, first, c, live, C, R, BLOCK_R: tl.constexpr):
 def relay_backward(
         scratch, saved, grads,  # of sums; of relay; out
         state, grad_state,  # (2, N, C); read where has_state, has_grad_state
+        grad_before,  # out, likewise: of the state before the group in turn, at last 0
         weights, has_state, has_grad_state, N, G, C, units,
         count, training, team,  # values of a group and channel; -; programs a clip
         BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr):
@@ -505,7 +510,7 @@ def relay_backward(
     grad_gates = grads + (2 * G + rows + 4 * n * G) * C
     grad_inner_i = grads + (2 * G + 5 * rows) * C + n * G * R
     grad_inner_h = grad_inner_i + rows * R
-    grad_h_before = grads + (2 * G + 5 * rows) * C + 2 * rows * R + n * C
+    grad_h_before = grad_before + n * C
     grad_c_before = grad_h_before + N * C
     parts_i = parts + (n * G * team + pid % team) * R
     parts_h = parts_i + rows * team * R

@@ -471,7 +471,7 @@ def test_compile(depth, with_cp, device):
 @on_cuda
 @pytest.mark.parametrize('last', ['images', 'weights', 'nothing'])
 def test_compile_does_not_change_the_layout_of_outputs(last, device):
-    """Within, all is channels last, as inductor has its convolutions."""
+    """Within, it is that of the images or, behind the first one, of the weights."""
     model = build(
         num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1)
     ).to(device)
@@ -490,7 +490,8 @@ def test_compile_does_not_change_the_layout_of_outputs(last, device):
 
     outputs = compiled(model, lambda graph, _: Watch(graph).run)(x)
     # With weights that are, images need not be, for the first alone.
-    assert len(seen) == 10 and all(seen[last == 'weights' :])
+    assert len(seen) == 10
+    assert set(seen[last == 'weights' :]) == {last != 'nothing'}
     for output, wanted in zip(outputs, expected):
         assert output.stride() == wanted.stride()
 
