@@ -393,8 +393,8 @@ class _Launch:
             self.run(*given, *self.numbers, stream=stream)
 
 
-# Programs a processor, in launches that sum and in elementwise ones.
-PROGRAMS = 4, 32
+# Programs a processor in launches that go over images: few, with long runs.
+PROGRAMS = 2
 # Warps and channels of a member of a relay's team, forward and backward.
 RELAY, RELAY_BACKWARD = (16, 32), (4, 16)
 
@@ -418,15 +418,9 @@ class _Plan:
         rows, tiles, chunks = N * G, _cdiv(C, block_c), frames * _cdiv(P, block_p)
         processors = _num_processors(device)
 
-        def split(programs):
-            """Units of a row and their span, for some number of programs."""
-            span = _cdiv(chunks, max(1, programs // (rows * tiles)))
-            return _cdiv(chunks, span), span
-
-        # Sums: a few programs, with long runs. Elementwise: many, with short ones.
-        sums, elementwise = PROGRAMS
-        units, span = split(sums * processors)
-        short = split(elementwise * processors)
+        # Units of a row, and chunks of a unit.
+        span = _cdiv(chunks, max(1, PROGRAMS * processors // (rows * tiles)))
+        units = _cdiv(chunks, span)
         relu, training = int(spec.relu), int(spec.training)
         sizes = rows, G, C, P, frames
         running_dtype, groups = statistics
@@ -458,9 +452,9 @@ class _Plan:
             ),
             _Launch(
                 kernels.apply,
-                rows * short[0] * tiles,
+                rows * units * tiles,
                 (dtype, dtype, f32),
-                (*sizes, *short, relu, *tile),
+                (*sizes, units, span, relu, *tile),
             ),
         )
         self.backward = (
@@ -481,9 +475,9 @@ class _Plan:
             ),
             _Launch(
                 kernels.apply_backward,
-                weight_programs + rows * short[0] * tiles,
+                weight_programs + rows * units * tiles,
                 (dtype, dtype, dtype, f32, f32, weight_dtype),
-                (*sizes, *short, relu, weight_programs, *tile),
+                (*sizes, units, span, relu, weight_programs, *tile),
             ),
         )
 

@@ -47,8 +47,7 @@ class WithTensors(fused._Launch):
 VARIANTS = {
     'nothing': {},
     "teams: one program runs a clip's relay": dict(_team=lambda *_: (1, False)),
-    'many short programs in elementwise launches': dict(PROGRAMS=(4, 4)),
-    'few long programs in launches that sum': dict(PROGRAMS=(32, 32)),
+    'few long programs: 32 a processor': dict(PROGRAMS=32),
     'plans: kernel[grid] looks for each kernel': dict(_Launch=ByName),
     'pointers and one stream a pass': dict(_Launch=WithTensors),
     'one vector of weights a stage': dict(join=lambda relay, x: relay),
