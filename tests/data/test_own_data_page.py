@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     (folder / 'tools').symlink_to(ROOT / 'tools')
     (folder / 'configs').mkdir()
     for path in (ROOT / 'configs').glob('*.py'):
-        text = path.read_text().replace('total_epochs = 20', 'total_epochs = 1')
+        text = re.sub('total_epochs = (8|20)', 'total_epochs = 1', path.read_text())
         (folder / 'configs' / path.name).write_text(text)
     for seed in range(16):
         name = ('draw', 'wipe')[seed % 2]
@@ -33,14 +33,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.full
-@pytest.mark.parametrize('blocks, processes', [((0, 1), 2), ((2,), 1)])
-def test_commands(folder, blocks, processes):
-    """From video files on two processes, with predictions; from frames on one."""
-    text = ''.join(BLOCKS[block] for block in blocks)
-    text = text.replace('epoch_20', 'epoch_1').replace('classes=10', 'classes=2')
-    commands, printed = text.splitlines(), ''
-    assert len(commands) == 4 + (1 in blocks)
+def run_commands(commands, folder):
+    """What commands of the page print, typed in a folder with this Python."""
     env = dict(
         os.environ,
         PATH=f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}',
@@ -48,9 +42,11 @@ def test_commands(folder, blocks, processes):
         OMP_NUM_THREADS='1',
         CUDA_VISIBLE_DEVICES='',
     )
+    printed = ''
     for command in commands:
+        command = command.replace('classes=10', 'classes=2')
         done = subprocess.run(
-            command.replace(PROCESSES, f' {processes} '),
+            re.sub('epoch_(8|20)', 'epoch_1', command),
             shell=True,
             cwd=folder,
             env=env,
@@ -60,6 +56,18 @@ def test_commands(folder, blocks, processes):
         )
         assert done.returncode == 0, done.stdout[-3000:]
         printed += done.stdout
+    return printed
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('blocks, processes', [((0, 1), 2), ((2,), 1)])
+def test_commands(folder, blocks, processes):
+    """From video files on two processes, with predictions; from frames on one."""
+    commands = ''.join(BLOCKS[block] for block in blocks).splitlines()
+    assert len(commands) == 4 + (1 in blocks)
+    printed = run_commands(
+        [command.replace(PROCESSES, f' {processes} ') for command in commands], folder
+    )
     assert 'Top-1 Accuracy = ' in printed
     kind = 'videos' if 0 in blocks else 'frames'
     assert (folder / f'work_dirs/DNR_r18_own_{kind}_cpu/epoch_1.pth').is_file()
@@ -70,3 +78,17 @@ def test_commands(folder, blocks, processes):
         videos = json.loads((folder / 'results.json').read_text())['videos']
         assert len(videos) == 16
         assert {item['name'] for item in videos[0]['top']} == {'draw', 'wipe'}
+
+
+@pytest.mark.full
+def test_few_videos(folder):
+    """A training that begins with the backbone of one on generated clips."""
+    generate, *trainings = (BLOCKS[4] + BLOCKS[5]).splitlines()
+    commands = [
+        BLOCKS[0].splitlines()[0],
+        f'{generate} --train 1 --val 1 --test 1',
+        *(command.replace(PROCESSES, ' 1 ') for command in trainings),
+    ]
+    assert 'work_dirs/DNR_r18_generated_clips/epoch_1.pth' in run_commands(
+        commands, folder
+    )
