@@ -9,7 +9,9 @@ from typing import NamedTuple, Optional
 
 from hosts import HostError, mmaction2
 from hosts.checkpoint_folder import checkpoints_in
+from hosts.lists import read_list
 from hosts.options import add_cfg_options
+
 from study.definition import Run
 from study.evaluations import OF_NETWORK
 
@@ -31,6 +33,12 @@ class Plan(NamedTuple):
     @property
     def epochs(self):
         return self.v1.total_epochs
+
+    @property
+    def steps(self):
+        """Of the optimizer, in the whole training."""
+        clips = len(read_list(self.v1.data.train.ann_file))
+        return -(-clips // self.v1.data.videos_per_gpu) * self.epochs
 
     @property
     def backbone(self):

@@ -3,10 +3,13 @@
 
     python tools/study/ridge.py --out results/gestures/ridge.json
 
-A clip is four bins of equal length in time, each the mean of its frames in grey, 48 x
-36 pixels: 6,912 numbers in order, less their mean over the training clips. Scores of
-the classes are a linear function of these, fitted by least squares to 1 for the class
-and -1 for the others, with a penalty on the squared weights. The penalty is the one of
+A clip is four bins of equal length in time. Each is the mean, over its frames, of the
+absolute difference from the frame before, in grey, 48 x 36 pixels: 6,912 numbers in
+order, which say where something moves when. (The grey frames themselves fail: the arm
+is brighter than one scene and darker than the next.) They are divided by their length
+as a vector, less their mean over the training clips. Scores of the classes are a
+linear function of these, fitted by least squares to 1 for the class and -1 for the
+others, with a penalty on the squared weights. The penalty is the one of
 PENALTIES that has most training clips right when each of the three training folds in
 turn is left out; of equals, the largest.
 
@@ -37,7 +40,7 @@ FOLDS = (1, 2, 3, 4)
 
 
 def describe_clip(folder, frames):
-    """A clip's numbers: (BINS * HEIGHT * WIDTH,) float, 0 to 1.
+    """A clip's numbers: (BINS * HEIGHT * WIDTH,) float, of length 1.
 
     Args:
         folder (Path): of its frames.
@@ -50,8 +53,13 @@ def describe_clip(folder, frames):
         if image is None:
             raise HostError(f'cannot read the frame {path}')
         images.append(cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA))
-    parts = np.array_split(np.array(images, float) / 255, BINS)
-    return np.concatenate([part.mean(0).ravel() for part in parts])
+    moves = abs(np.diff(np.array(images, float), axis=0))
+    if len(moves) < BINS:
+        raise HostError(f'{folder} has {frames} frames; {BINS + 1} are the least')
+    parts = np.concatenate(
+        [part.mean(0).ravel() for part in np.array_split(moves, BINS)]
+    )
+    return parts / max(np.linalg.norm(parts), 1e-12)
 
 
 def fit_and_score(train, targets, test, penalties):
@@ -126,6 +134,7 @@ def across_folds(clips, labels, folds, classes):
 
 
 def main(args):
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     names = read_text(args.data / 'fold1' / 'classes.txt').split()
     clips, labels, folds = [], [], []
     for fold in FOLDS:

@@ -179,6 +179,7 @@ class Finisher:
                 run=plan.run.values,
                 begin=plan.run.begin,
                 clips=len(labels),
+                steps=plan.steps,
                 commands={
                     step: shlex.join(['python', *command])
                     for step, command in commands(plan).items()
@@ -241,12 +242,6 @@ def choose_plans(study, planner, patterns):
     return plans, [planner.plan(run) for run in study.runs if run.name in wanted]
 
 
-def steps_of(plan):
-    """The training steps of a run."""
-    clips = len(read_list(plan.v1.data.train.ann_file))
-    return -(-clips // plan.v1.data.videos_per_gpu) * plan.epochs
-
-
 def do_study(args):
     """Do the runs of a command line.
 
@@ -263,8 +258,8 @@ def do_study(args):
     plans, left = choose_plans(study, planner, args.only)
     if args.list:
         for plan in left:
-            print(f'{plan.run.name:28} {steps_of(plan):6} steps')
-        print(f'{len(left)} runs to do, {sum(map(steps_of, left))} steps')
+            print(f'{plan.run.name:28} {plan.steps:6} steps')
+        print(f'{len(left)} runs to do, {sum(plan.steps for plan in left)} steps')
         return
     try:
         args.work_dir.mkdir(parents=True, exist_ok=True)
