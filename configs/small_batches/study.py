@@ -16,8 +16,9 @@ data = (
 )
 
 SEEDS = (0, 1, 2)
-# What part `search` found: under it, BatchNorm with 8 clips learns the processes.
-RATE, EPOCHS = 0.02, 24
+# What part `search` found: under it, BatchNorm with 8 clips learns the processes. A
+# depth of 50 or 18, and what else is set, SMALL or MORE. EPOCHS is a multiple of 8.
+RATE, EPOCHS, DEPTH, OPTIONS = 0.02, 24, 50, []
 BATCHES = {
     clips: [
         f'data.videos_per_gpu={clips}',
@@ -26,7 +27,6 @@ BATCHES = {
     ]
     for clips in (8, 4, 2, 1)
 }
-R18 = ['model.backbone.depth=18', 'model.cls_head.in_channels=512']
 SMALL = ['model.spatial_temporal_module.spatial_size=2'] + [
     f'data.{split}.{key}=64'
     for split in ('train', 'val', 'test')
@@ -36,6 +36,17 @@ MORE = [
     'data.train.ann_file=data/arrow112_more/train.txt',
     'data.train.img_prefix=data/arrow112_more/rawframes/train',
 ]
+
+
+def depth(network, number):
+    """The options that make a network so deep."""
+    if number == 50:
+        return []
+    where = 'backbone.backbone' if network == 'gn' else 'backbone'
+    return [f'model.{where}.depth={number}', 'model.cls_head.in_channels=512']
+
+
+R18 = depth('bn', 18)
 
 
 def candidate(epochs, rate, *options):
@@ -58,11 +69,24 @@ CANDIDATES = dict(
     more_r18=candidate(8, 0.02, *R18, *MORE),
 )
 
+
+def final(networks, config, **more):
+    """The runs whose figures are reported."""
+    return dict(
+        name='{network}_b{batch}_s{seed}',
+        config=config,
+        of=dict(part=['final'], seed=SEEDS, batch=BATCHES, network=networks),
+        options=OPTIONS,
+        evaluations=['pairs'],
+        **more,
+    )
+
+
 runs = [
     dict(
         name='search_{network}_{recipe}_s{seed}',
         config='{network}.py',
-        of=dict(part=['search'], seed=[0], recipe=CANDIDATES, network=['bn', 'dnr']),
+        of=dict(part=['search'], seed=[0], recipe=CANDIDATES, network=['bn']),
         # On the validation clips: the test clips are for the runs below.
         options=[
             'data.test.ann_file=data/arrow112/val.txt',
@@ -75,6 +99,7 @@ runs = [
         config='bn.py',
         of=dict(part=['first'], seed=SEEDS),
         options=[
+            *OPTIONS,
             'data.train.ann_file=data/arrow112_first/train.txt',
             'data.train.img_prefix=data/arrow112_first/rawframes/train',
             'data.test.ann_file=data/arrow112_first/test.txt',
@@ -83,23 +108,11 @@ runs = [
             'data.videos_per_gpu=32',
             'total_epochs=24',
             f'optimizer.lr={RATE * 4}',
+            *depth('bn', DEPTH),
         ],
         evaluations=['pairs'],
     ),
-    dict(
-        name='{network}_b{batch}_s{seed}',
-        config='{network}.py',
-        of=dict(part=['final'], batch=BATCHES, seed=SEEDS, network=['bn', 'gn', 'dnr']),
-        evaluations=['pairs'],
-    ),
-    *(
-        dict(
-            name=network + '_b{batch}_s{seed}',
-            config=config,
-            of=dict(part=['final'], batch=BATCHES, seed=SEEDS, network=[network]),
-            begin='first_bn_s{seed}',
-            evaluations=['pairs'],
-        )
-        for network, config in (('frozen_bn', 'frozen_bn.py'), ('tuned_bn', 'bn.py'))
-    ),
+    final({name: depth(name, DEPTH) for name in ('bn', 'gn', 'dnr')}, '{network}.py'),
+    final({'frozen_bn': depth('bn', DEPTH)}, 'frozen_bn.py', begin='first_bn_s{seed}'),
+    final({'tuned_bn': depth('bn', DEPTH)}, 'bn.py', begin='first_bn_s{seed}'),
 ]
