@@ -131,6 +131,25 @@ def mean_class_interval(gained, lost, totals):
     return float(low), float(high)
 
 
+def mean_interval(values):
+    """Bootstrap interval of a mean over clips, of clips drawn with replacement.
+
+    Drawing clips anew is drawing how many of them have each value.
+
+    Args:
+        values (np.ndarray): (clips,) float, such as the share of runs that have a
+            clip right. There are few different ones.
+
+    Returns:
+        tuple[float]: the ends.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    total = len(values)
+    drawn = np.random.default_rng(0).multinomial(total, counts / total, size=DRAWS)
+    low, high = np.quantile(drawn @ distinct / total, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def accuracies(result):
     """The accuracies that testing prints, with their intervals.
 

@@ -11,11 +11,38 @@ FIGURES = {'top1': 'top-1', 'pair': 'pair', 'order': 'order in the pair'}
 BATCH, GROUPS = 8, 4  # of configs/arrow/recipe.py
 
 
+def read_files(folder, study):
+    """The contents of a folder's JSONs.
+
+    Args:
+        folder (Path): of a study's results.
+        study (str): its name.
+
+    Returns:
+        dict: by the files' names, without their ending.
+
+    Raises:
+        PlotError: there is no run, or a file is none of the study.
+    """
+    contents = {}
+    for path in sorted(folder.glob('*.json')):
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise PlotError(f'cannot read {path}: {error}') from error
+        if not isinstance(content, dict) or content.get('study') != study:
+            raise PlotError(f'{path} is no result of the study {study}')
+        contents[path.stem] = content
+    if not any('settings' in content for content in contents.values()):
+        raise PlotError(f'{folder} has no results: run tools/study/study.py')
+    return contents
+
+
 def read(folder):
     """The runs of a study, and its relay.
 
     Args:
-        folder (Path): --out of tools/study/arrow_study.py.
+        folder (Path): --out of tools/study/study.py.
 
     Returns:
         tuple: a dict from (config, batch, groups) to the content of its
@@ -26,18 +53,8 @@ def read(folder):
             runs are of different data, or those of a batch size of different
             epochs.
     """
-    contents = {}
-    for path in sorted(folder.glob('*.json')):
-        try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise PlotError(f'cannot read {path}: {error}') from error
-        if not isinstance(content, dict) or content.get('study') != 'arrow':
-            raise PlotError(f'{path} was not written by tools/study/arrow_study.py')
-        contents[path.stem] = content
+    contents = read_files(folder, 'arrow')
     relay = contents.pop('relay', None)
-    if not contents:
-        raise PlotError(f'{folder} has no results: run tools/study/arrow_study.py')
     runs = defaultdict(list)
     for content in contents.values():
         run = content['run']

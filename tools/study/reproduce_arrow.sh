@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The arrow-of-time study from nothing: makes the clips, trains, tests and
 # evaluates all runs, and draws them. Stopped, it goes on when called again.
-# Takes --jobs, --time-limit and --commit of tools/study/arrow_study.py.
+# Takes --jobs, --time-limit and --commit of tools/study/study.py.
 # PYTHON names the interpreter; without it, .venv is installed and used.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -23,5 +23,5 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 "$PYTHON" tools/data/make_arrow_dataset.py data/arrow112 \
     --train 300 --val 20 --test 100
-"$PYTHON" tools/study/arrow_study.py "$@"
-"$PYTHON" tools/study/plot_arrow.py
+"$PYTHON" tools/study/study.py configs/arrow/study.py "$@"
+"$PYTHON" tools/study/plot_study.py arrow

@@ -1,4 +1,4 @@
-"""The processes that train and test a run of the arrow study."""
+"""The processes that train, test and evaluate a run of a study."""
 
 import os
 import signal
@@ -7,9 +7,12 @@ import sys
 import time
 from collections import deque
 
+import torch
+from checkpoint_files import read_checkpoint
 from hosts import HostError
-from study.arrow_runs import commands
-from whole_files import remove_unfinished, write_json
+from hosts.checkpoint_folder import checkpoints_in
+from study.plans import commands
+from whole_files import remove_unfinished, replacing, write_json
 
 SECONDS_TO_STOP = 10  # for a child, before it is killed
 
@@ -28,7 +31,7 @@ def run_child(plan, step, command, device, jobs, lock, stop):
 
     Args:
         plan (Plan): the run.
-        step (str): 'train' or 'test'; its log is STEP.log.
+        step (str): 'train', 'test' or 'evaluate'; its log is STEP.log.
         command (list): the script and its arguments.
         device (str | None): for CUDA_VISIBLE_DEVICES.
         jobs (int): processes that share the cores.
@@ -81,8 +84,8 @@ def run_child(plan, step, command, device, jobs, lock, stop):
         )
 
 
-def train_and_test(plan, devices, jobs, lock, stop):
-    """Do what is left of a run's training and testing.
+def do_steps(plan, devices, jobs, lock, stop):
+    """Do what is left of a run's training, testing and evaluation.
 
     Args:
         plan (Plan): the run.
@@ -99,10 +102,44 @@ def train_and_test(plan, devices, jobs, lock, stop):
     try:
         command = commands(plan)
         if plan.epochs_done() < plan.epochs:
+            # What an earlier training left is not this one's.
+            remove(plan, ('results.pkl', 'evaluation.json'))
             # After the config; --cfg-options takes all that follows it.
             train = [*command['train'][:2], '--resume', *command['train'][2:]]
             run_child(plan, 'train', train, device, jobs, lock, stop)
         if not (plan.folder / 'results.pkl').exists():
+            remove(plan, ['evaluation.json'])
             run_child(plan, 'test', command['test'], device, jobs, lock, stop)
+        if 'evaluate' in command and not (plan.folder / 'evaluation.json').exists():
+            run_child(plan, 'evaluate', command['evaluate'], device, jobs, lock, stop)
     finally:
         devices.put(device)
+
+
+def leave_backbone(plan):
+    """Write the backbone of a run's last checkpoint, for runs that begin from it.
+
+    Without the class head: that of the other run starts anew.
+
+    Args:
+        plan (Plan): the run, trained.
+    """
+    state = read_checkpoint(plan.checkpoint)['state_dict']
+    state = {
+        name: value for name, value in state.items() if name.startswith('backbone.')
+    }
+    with replacing(plan.backbone) as temporary:
+        torch.save(dict(state_dict=state, meta={}), temporary)
+
+
+def remove_checkpoints(plan):
+    """Remove a run's checkpoints, which fill a disk, and what was made of them."""
+    for path in checkpoints_in(plan.folder).values():
+        os.remove(path)
+    remove(plan, ('results.pkl', 'evaluation.json', 'last_checkpoint'))
+
+
+def remove(plan, names):
+    """Remove files of a run's folder that may be there."""
+    for name in names:
+        (plan.folder / name).unlink(missing_ok=True)

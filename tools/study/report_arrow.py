@@ -1,12 +1,26 @@
-"""The table of the arrow study, in Markdown, and its place in a page."""
+"""The table and the pictures of the arrow study."""
+
+import functools
 
 import numpy as np
-from analysis.plotting import PlotError
-from study.arrow_results import BATCH, CONFIGS, FIGURES, GROUPS, figures, spread
-from whole_files import write_whole
 
-BEGIN = '<!-- table written by tools/study/plot_arrow.py: begin -->'
-END = '<!-- table written by tools/study/plot_arrow.py: end -->'
+from study.arrow_results import (
+    BATCH,
+    CONFIGS,
+    FIGURES,
+    GROUPS,
+    figures,
+    read,
+    spread,
+)
+from study.plot_accuracies import (
+    draw_ablation,
+    draw_curves,
+    draw_evaluation,
+    draw_sizes,
+)
+from study.plot_confusion import draw_confusion
+from study.plot_relay import draw_relay
 
 
 def make_table(runs):
@@ -66,19 +80,34 @@ def make_table(runs):
     return '\n'.join(lines)
 
 
-def put_table(page, table):
-    """Put a table between the marker lines of a page.
+# Functions of the runs and the relay, which return a figure, or None where
+# what it shows is not there.
+PICTURES = {
+    'curves': draw_curves,  # validation accuracy by epoch
+    'ablation': draw_ablation,  # top-1, pair and order accuracy of the configs
+    'confusion': draw_confusion,  # none against both
+    'evaluation': draw_evaluation,  # by the statistics that evaluation uses
+    'sizes': draw_sizes,  # by clips a batch, and by groups of frames
+    'relay': draw_relay,  # what it does with a clip played forwards and backwards
+}
 
-    Raises:
-        PlotError: it has not each of the two once, in order.
+
+def report(folder):
+    """The study's tables and pictures.
+
+    Figures are the mean over seeds; bands and error bars are one standard
+    deviation (n - 1; none for a single run), within 0 to 1, dots are the runs.
+
+    Args:
+        folder (Path): of results.
+
+    Returns:
+        tuple: a dict from a table's name to its text, and one from a picture's name
+        to a function that returns the figure, or None.
     """
-    text = page.read_text()
-    if (text.count(BEGIN), text.count(END)) != (1, 1) or (
-        text.index(BEGIN) > text.index(END)
-    ):
-        raise PlotError(
-            f'{page} should have the line {BEGIN} once, and {END} once after it'
-        )
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    write_whole(page, f'{before}{BEGIN}\n\n{table}\n\n{END}{after}')
+    runs, relay = read(folder)
+    pictures = {
+        f'arrow_{name}': functools.partial(draw, runs, relay)
+        for name, draw in PICTURES.items()
+    }
+    return {'arrow': make_table(runs)}, pictures

@@ -1,0 +1,1 @@
+"""Studies: what they run, evaluate and show."""

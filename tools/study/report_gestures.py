@@ -1,0 +1,361 @@
+"""The tables and the pictures of the study of gestures.
+
+Accuracies are means over the clips of all folds, each tested by the runs that did not
+train on its fold, and over seeds. An interval (95 %) is a bootstrap over clips of a
+clip's mean over seeds: it says how far other clips of these scenes could lie, and
+counts clips of one scene as if each were one by itself. A difference of two networks
+is taken clip by clip.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+from analysis.plotting import PlotError, plt
+from analysis.report_statistics import mean_interval
+
+from study.arrow_results import read_files
+
+NAMES = dict(
+    bn='BatchNorm, average',
+    dnr='DNR',
+    tsm='TSM',
+    tsm_dnr='TSM with DNR',
+    slowonly='SlowOnly',
+    slowonly_dnr='SlowOnly with DNR',
+)
+STARTS = dict(arrow='generated clips', scratch='nothing')
+MIRRORED = (('left', 'right'), ('up', 'down'))
+COMPARED = (
+    ('dnr', 'bn'),
+    ('dnr', 'tsm'),
+    ('tsm_dnr', 'tsm'),
+    ('slowonly_dnr', 'slowonly'),
+)
+
+
+class Clips:
+    """The scores of a network's runs, of the clips of all folds.
+
+    Args:
+        runs (list[dict]): contents of their JSONs.
+
+    Attributes:
+        folds, seeds (list[int]): which there are.
+        labels (np.ndarray): (clips,) int.
+        scores (dict): plain, shuffled and reversed: (seeds, clips, classes).
+    """
+
+    def __init__(self, runs):
+        by = {(run['run']['seed'], run['run']['fold']): run for run in runs}
+        self.folds = sorted({fold for _, fold in by})
+        # A seed that lacks a fold would count for some clips only.
+        self.seeds = sorted(
+            seed
+            for seed in {seed for seed, _ in by}
+            if all((seed, fold) in by for fold in self.folds)
+        )
+        self.names = runs[0]['settings']['classes']
+        self.labels = self.scores = None
+        if not self.seeds:
+            return
+        self.labels = np.concatenate(
+            [by[self.seeds[0], fold]['labels'] for fold in self.folds]
+        )
+        self.scores = {
+            mode: np.array(
+                [
+                    np.concatenate(
+                        [by[seed, fold]['scores'][mode] for fold in self.folds]
+                    )
+                    for seed in self.seeds
+                ]
+            )
+            for mode in ('plain', 'shuffled', 'reversed')
+        }
+
+    def hits(self, mode='plain'):
+        """(clips,) float: the share of seeds that have a clip right."""
+        return (self.scores[mode].argmax(-1) == self.labels).mean(0)
+
+    def hits_within(self, names):
+        """The same of the clips of two classes, by the scores of these two."""
+        labels = [self.names.index(name) for name in names]
+        inside = np.isin(self.labels, labels)
+        best = self.scores['plain'][:, inside][..., labels].argmax(-1)
+        return (np.array(labels)[best] == self.labels[inside]).mean(0)
+
+    def mirrored(self):
+        """The share of seeds that take a reversed clip for its mirrored class, of the
+        clips of MIRRORED: (clips,) float."""
+        other = {}
+        for pair in MIRRORED:
+            one, two = (self.names.index(name) for name in pair)
+            other.update({one: two, two: one})
+        inside = np.isin(self.labels, list(other))
+        wanted = np.array([other[label] for label in self.labels[inside]])
+        return (self.scores['reversed'][:, inside].argmax(-1) == wanted).mean(0)
+
+
+def read(folder):
+    """The runs of the study, in groups.
+
+    Returns:
+        tuple: a dict from (part, start, network) to the contents of files, and the
+        ridge baseline's content or None.
+
+    Raises:
+        PlotError: as arrow_results.read_files does; or runs of a group are of
+            different recipes where they should share one.
+    """
+    contents = read_files(folder, 'gestures')
+    ridge = contents.pop('ridge', None)
+    runs = defaultdict(list)
+    for content in contents.values():
+        run = content['run']
+        runs[run['part'], run.get('start'), run['network']].append(content)
+    return dict(runs), ridge
+
+
+def clips_of(runs, part):
+    """By start and network, :class:`Clips`, of groups that have a whole seed."""
+    found = {}
+    for start in STARTS:
+        for network in NAMES:
+            if (part, start, network) in runs:
+                clips = Clips(runs[part, start, network])
+                if clips.seeds:
+                    found[start, network] = clips
+    return found
+
+
+def per_cent(values, interval=True):
+    """A mean of (clips,) values in per cent, and its interval."""
+    text = f'{100 * values.mean():.1f}'
+    if interval:
+        low, high = mean_interval(values)
+        text += f' ({100 * low:.1f} to {100 * high:.1f})'
+    return text
+
+
+def recipes_of(runs):
+    """The rates and epochs that a group's runs have, by fold."""
+    found = {}
+    for run in runs:
+        config = run['settings']['config']
+        found[run['run']['fold']] = (config['optimizer']['lr'], config['total_epochs'])
+    if len(set(found.values())) == 1:
+        return '{}, {}'.format(*next(iter(found.values())))
+    return '; '.join(f'{found[f][0]}, {found[f][1]}' for f in sorted(found))
+
+
+def make_table(runs, part, ridge=None):
+    """The table of accuracies of the runs of a part, in Markdown."""
+    lines = [
+        '| network | trained before on | rate, epochs | seeds | clips | top-1 '
+        '| left/right | up/down | shuffled | reversed | mirrored |',
+        '|---|---|---|---|---|---|---|---|---|---|---|',
+    ]
+    for (start, network), clips in clips_of(runs, part).items():
+        cells = [
+            NAMES[network],
+            STARTS[start],
+            recipes_of(runs[part, start, network]),
+            str(len(clips.seeds)),
+            str(len(clips.labels)),
+            per_cent(clips.hits()),
+            *(per_cent(clips.hits_within(pair), False) for pair in MIRRORED),
+            per_cent(clips.hits('shuffled'), False),
+            per_cent(clips.hits('reversed'), False),
+            per_cent(clips.mirrored(), False),
+        ]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    if ridge:
+        tasks = ridge['tasks']
+        cells = ['ridge regression', '-', '-', '-', str(tasks['all']['clips'])]
+        cells += [
+            f'{100 * tasks[task]["accuracy"]:.1f}'
+            for task in ('all', 'left/right', 'up/down')
+        ]
+        lines.append('| ' + ' | '.join([*cells, '-', '-', '-']) + ' |')
+    return '\n'.join(lines)
+
+
+def make_differences(runs):
+    """The table of differences between networks of one recipe, in Markdown."""
+    found = clips_of(runs, 'one')
+    lines = [
+        '| difference in top-1, points | trained before on | clip by clip |',
+        '|---|---|---|',
+    ]
+    for start in STARTS:
+        for one, two in COMPARED:
+            pair = [found.get((start, network)) for network in (one, two)]
+            if None in pair or pair[0].seeds != pair[1].seeds:
+                continue
+            if not np.array_equal(pair[0].labels, pair[1].labels):
+                raise PlotError(f'the runs of {one} and of {two} are of other clips')
+            values = pair[0].hits() - pair[1].hits()
+            lines.append(
+                f'| {NAMES[one]} less {NAMES[two]} | {STARTS[start]} '
+                f'| {per_cent(values)} |'
+            )
+    return '\n'.join(lines)
+
+
+def searched(runs):
+    """What the search found.
+
+    Returns:
+        dict: (start, network, rate, epochs) to a dict from a test fold to the
+        accuracy on the fold that was tried.
+    """
+    found = defaultdict(dict)
+    for (part, start, network), group in runs.items():
+        for content in group if part == 'search' else ():
+            run = content['run']
+            key = start, network, run['rate'], run['epochs']
+            found[key][run['fold']] = content['evaluation']['test']['top1']
+    return dict(found)
+
+
+def choose(found, start, networks, fold):
+    """The best rate and epochs of some networks for a test fold.
+
+    Args:
+        found (dict): of :func:`searched`.
+        start (str): of STARTS.
+        networks (list[str]): whose mean accuracy counts.
+        fold (int): the test fold.
+
+    Returns:
+        tuple | None: rate and epochs; of equals the fewer epochs, then the lower
+        rate. None where a network's runs are not all there.
+    """
+    means = {}
+    for recipe in sorted({key[2:] for key in found if key[0] == start}):
+        values = [found.get((start, name, *recipe), {}).get(fold) for name in networks]
+        if None in values:
+            return None
+        means[recipe] = np.mean(values)
+    if not means:
+        return None
+    return min(means, key=lambda recipe: (-means[recipe], recipe[1], recipe[0]))
+
+
+def make_search(runs):
+    """The table of what was tried, in Markdown."""
+    found = searched(runs)
+    networks = [name for name in NAMES if any(key[1] == name for key in found)]
+    lines = [
+        '| trained before on | rate | epochs | '
+        + ' | '.join(NAMES[name] for name in networks)
+        + ' | mean |',
+        '|---|---|---|' + '---|' * (len(networks) + 1),
+    ]
+    for start, rate, epochs in sorted({(k[0], *k[2:]) for k in found}):
+        means = [
+            np.mean(list(found[start, name, rate, epochs].values()))
+            if (start, name, rate, epochs) in found
+            else np.nan
+            for name in networks
+        ]
+        cells = [
+            '-' if np.isnan(m) else f'{100 * m:.1f}' for m in [*means, np.mean(means)]
+        ]
+        lines.append(
+            f'| {STARTS[start]} | {rate} | {epochs} | ' + ' | '.join(cells) + ' |'
+        )
+    return '\n'.join(lines)
+
+
+def print_choices(runs):
+    """Print what configs/gestures/study.py should have as RECIPE and OWN."""
+    found = searched(runs)
+    networks = sorted({key[1] for key in found})
+    for name, of in (('RECIPE', networks), *((f'OWN[{n!r}]', [n]) for n in networks)):
+        for start in STARTS:
+            chosen = {fold: choose(found, start, of, fold) for fold in (1, 2, 3, 4)}
+            if networks and None not in chosen.values():
+                print(f'chosen: {name}: {start}={chosen}')
+
+
+def draw_accuracy(runs):
+    """Bars of top-1 with intervals, by network and start; None without runs."""
+    found = clips_of(runs, 'one')
+    if not found:
+        return None
+    figure, axis = plt.subplots(figsize=(7, 3.2), layout='constrained')
+    networks = [name for name in NAMES if any(key[1] == name for key in found)]
+    for number, start in enumerate(STARTS):
+        for place, network in enumerate(networks):
+            if (start, network) not in found:
+                continue
+            hits = found[start, network].hits()
+            low, high = mean_interval(hits)
+            at, mean = place + 0.4 * number - 0.2, hits.mean()
+            axis.bar(at, mean, 0.38, color=f'C{number}', alpha=0.75)
+            axis.errorbar(
+                at, mean, [[mean - low], [high - mean]], color='black', capsize=3
+            )
+            axis.text(at, 0.02, f'{100 * mean:.0f}', ha='center', fontsize='small')
+    axis.axhline(0.1, color='0.35', linewidth=1, linestyle=':')
+    axis.set_xticks(
+        range(len(networks)), [NAMES[n].replace(' with', '\nwith') for n in networks]
+    )
+    axis.set_ylim(0, 1)
+    axis.set_ylabel('top-1')
+    handles = [
+        plt.Rectangle((0, 0), 1, 1, color=f'C{number}', alpha=0.75)
+        for number in range(len(STARTS))
+    ]
+    figure.legend(
+        handles,
+        [f'trained before on {text}' for text in STARTS.values()],
+        loc='outside upper center',
+        ncols=2,
+    )
+    return figure
+
+
+def draw_order(runs):
+    """What order is worth: plain, shuffled, reversed and mirrored; or None."""
+    found = {k[1]: c for k, c in clips_of(runs, 'one').items() if k[0] == 'arrow'}
+    if not found:
+        return None
+    figure, axis = plt.subplots(figsize=(7, 3.2), layout='constrained')
+    bars = {
+        'top-1': lambda clips: clips.hits(),
+        'top-1, frames shuffled': lambda clips: clips.hits('shuffled'),
+        'top-1, reversed': lambda clips: clips.hits('reversed'),
+        'reversed: the mirrored class': lambda clips: clips.mirrored(),
+    }
+    for number, (label, values) in enumerate(bars.items()):
+        places = np.arange(len(found)) + 0.2 * number - 0.3
+        heights = [values(clips).mean() for clips in found.values()]
+        axis.bar(places, heights, 0.19, color=f'C{number}', alpha=0.75, label=label)
+    axis.set_xticks(
+        range(len(found)), [NAMES[n].replace(' with', '\nwith') for n in found]
+    )
+    axis.set_ylim(0, 1)
+    figure.legend(loc='outside upper center', ncols=2)
+    return figure
+
+
+def report(folder):
+    """The study's tables and pictures, as report_arrow.report has them."""
+    runs, ridge = read(folder)
+    print_choices(runs)
+    described = [content for group in runs.values() for content in group]
+    devices = sorted({content['device'] for content in described})
+    note = f'\n\nPer cent; {", ".join(devices)}.' if devices else ''
+    tables = {
+        'gestures': make_table(runs, 'one', ridge) + note,
+        'gestures_differences': make_differences(runs),
+        'gestures_own': make_table(runs, 'own'),
+        'gestures_search': make_search(runs),
+    }
+    pictures = {
+        'gestures_accuracy': lambda: draw_accuracy(runs),
+        'gestures_order': lambda: draw_order(runs),
+    }
+    return tables, pictures
