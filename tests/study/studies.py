@@ -6,7 +6,8 @@ import torch
 from conftest import ROOT
 from script_calls import call, run
 
-STUDY = ROOT / 'tools/study/arrow_study.py'
+STUDY = ROOT / 'tools/study/study.py'
+ARROW = ROOT / 'configs/arrow/study.py'
 BOTH, NONE = 'both_b8_g4_s0', 'none_b8_g4_s0'
 BROKEN = 'none_b8_g4_s1'
 # The first two stages of ResNet-18, on script_calls.make_clips(FOLDER, 'data/small').
@@ -44,11 +45,11 @@ SMALL = [
 TINY = [*SMALL, 'total_epochs=2']
 
 
-def study(*arguments, cwd, code=0):
-    """Run the study on a CPU to its end and return what it printed."""
+def study(*arguments, cwd, code=0, file=ARROW):
+    """Run a study on a CPU to its end and return what it printed."""
     if torch.cuda.is_available():  # in this process it would take the GPU
-        return run(STUDY, *arguments, cwd=cwd, code=code)
-    found, output = call(STUDY, *arguments, cwd=cwd)
+        return run(STUDY, file, *arguments, cwd=cwd, code=code)
+    found, output = call(STUDY, file, *arguments, cwd=cwd)
     if isinstance(found, str):
         found, output = 1, output + found
     assert found == code, output

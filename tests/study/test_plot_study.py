@@ -1,4 +1,4 @@
-"""tools/study/plot_arrow.py: pictures and table of the study in results/arrow."""
+"""tools/study/plot_study.py: pictures and table of the study in results/arrow."""
 
 import json
 import shutil
@@ -8,18 +8,19 @@ import pytest
 from conftest import ROOT
 from script_calls import call
 from studies import BOTH, NONE
-from study import arrow_results, arrow_table, plot_arrow
+from study import arrow_results, plot_study, report_arrow
 
-PLOT = ROOT / 'tools/study/plot_arrow.py'
+PLOT = ROOT / 'tools/study/plot_study.py'
+BEGIN, END = plot_study.markers('arrow')
 STUDY = ROOT / 'results/arrow'
-PAGE = f'above\n{arrow_table.BEGIN}\nold\n{arrow_table.END}\nbelow\n'
+PAGE = f'above\n{BEGIN}\nold\n{END}\nbelow\n'
 
 
 @pytest.fixture
 def results(tmp_path):
     """A folder with two runs of the study, and the relay."""
-    folder = tmp_path / 'results'
-    folder.mkdir()
+    folder = tmp_path / 'results/arrow'
+    folder.mkdir(parents=True)
     for name in (BOTH, NONE, 'relay'):
         shutil.copy(STUDY / f'{name}.json', folder)
     return folder
@@ -29,7 +30,15 @@ def draw(results, folder, page=PAGE):
     """Draw into a folder, its page.md included; returns as call does."""
     folder.mkdir(exist_ok=True)
     (folder / 'page.md').write_text(page)
-    arguments = ['--results', results, '--assets', folder, '--page', 'page.md']
+    arguments = [
+        'arrow',
+        '--results',
+        results.parent,
+        '--assets',
+        folder,
+        '--page',
+        'page.md',
+    ]
     return call(PLOT, *arguments, cwd=folder)
 
 
@@ -41,7 +50,7 @@ def test_pictures_and_table(results, tmp_path):
         assert code == 0, output
     names = sorted(path.name for path in (tmp_path / 'one').iterdir())
     assert names == [
-        *sorted(f'arrow_{name}.svg' for name in plot_arrow.PICTURES),
+        *sorted(f'arrow_{name}.svg' for name in report_arrow.PICTURES),
         'page.md',
     ]
     for name in names:
@@ -51,7 +60,7 @@ def test_pictures_and_table(results, tmp_path):
             ElementTree.fromstring(content)
     text = (tmp_path / 'one/page.md').read_text()
     runs, _ = arrow_results.read(results)
-    table = arrow_table.make_table(runs)
+    table = report_arrow.make_table(runs)
     assert text == PAGE.replace('\nold\n', f'\n\n{table}\n\n')
     assert table in output
     top1 = runs['both', 8, 4][0]['evaluation']['grouped']['top1']
@@ -72,9 +81,7 @@ def test_page_has_the_table_of_the_results():
     if not page.exists():
         pytest.skip('there is no docs/study.md')
     runs, _ = arrow_results.read(STUDY)
-    block = (
-        f'{arrow_table.BEGIN}\n\n{arrow_table.make_table(runs)}\n\n{arrow_table.END}'
-    )
+    block = f'{BEGIN}\n\n{report_arrow.make_table(runs)}\n\n{END}'
     assert block in page.read_text()
 
 
@@ -84,7 +91,7 @@ def test_table_is_of_means_and_deviations(results):
     same = [json.loads(json.dumps(both)) for _ in range(3)]
     for content, top1 in zip(same, (0.9, 0.94, 0.95)):
         content['evaluation']['grouped']['top1'] = top1
-    table = arrow_table.make_table({('both', 8, 4): same})
+    table = report_arrow.make_table({('both', 8, 4): same})
     assert '| `both` | 8 | 4 | 3 | 93.0 ± 2.6 |' in table
 
 
@@ -99,18 +106,18 @@ def test_faults(results, tmp_path):
         change(other)
         (results / 'other.json').write_text(json.dumps(other))
 
-    (tmp_path / 'nothing').mkdir()
-    assert 'has no results: run tools/study/arrow_study.py' in fault(
-        folder=tmp_path / 'nothing'
+    (tmp_path / 'nothing/arrow').mkdir(parents=True)
+    assert 'has no results: run tools/study/study.py' in fault(
+        folder=tmp_path / 'nothing/arrow'
     )
-    assert f'should have the line {arrow_table.BEGIN} once' in fault('no markers')
+    assert f'should have the line {BEGIN} once' in fault('no markers')
     assert (tmp_path / 'out/page.md').read_text() == 'no markers'
     add(lambda run: run['settings']['data'].update(seed=-1))
     assert 'are of different data' in fault()
     add(lambda run: run['settings']['config'].update(total_epochs=1))
     assert 'with 8 clips a batch are of different epochs' in fault()
     (results / 'other.json').write_text('{}')
-    assert 'was not written by tools/study/arrow_study.py' in fault()
+    assert 'is no result of the study arrow' in fault()
 
 
 def test_other_batches_may_have_other_epochs(results):

@@ -1,4 +1,4 @@
-"""tools/study/arrow_study.py: a tiny study on a CPU, both against none, one seed.
+"""tools/study/study.py: the arrow study, tiny, on a CPU, both against none, one seed.
 
 Its trainings and tests are real processes; it is interrupted once and gone on with.
 What it learns is test_arrow_learning.py's.
@@ -13,8 +13,8 @@ import time
 import numpy as np
 import pytest
 from script_calls import make_clips, start
-from studies import BOTH, BROKEN, NONE, STUDY, TINY, result, study
-from study import arrow_study
+from studies import ARROW, BOTH, BROKEN, NONE, STUDY, TINY, result, study
+from study.study import STOPPED
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +29,7 @@ def data(tmp_path_factory):
 def interrupted(data):
     """The folder after a study that was stopped in the second epoch."""
     work = data / 'work_dirs/arrow'
-    process = start(STUDY, '--only', BOTH, *TINY, cwd=data)
+    process = start(STUDY, ARROW, '--only', BOTH, *TINY, cwd=data)
     until = time.monotonic() + 200
     try:
         while not (work / BOTH / 'epoch_1.pth').exists():
@@ -66,7 +66,7 @@ def small(interrupted):
 @pytest.mark.full
 def test_stopping(interrupted):
     _, code, output = interrupted
-    assert code == arrow_study.STOPPED
+    assert code == STOPPED
     assert 'stopped with 1 of 1 runs to go' in output
 
 
@@ -185,7 +185,7 @@ def test_time_limit(data):
         'other',
         *TINY,
         cwd=data,
-        code=arrow_study.STOPPED,
+        code=STOPPED,
     )
     assert 'stopped with 1 of 1 runs to go' in output
 

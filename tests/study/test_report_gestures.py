@@ -1,0 +1,101 @@
+"""tools/study/report_gestures.py: figures of scores that are known."""
+
+import json
+
+import numpy as np
+import pytest
+from study import report_gestures
+
+CLASSES = ['down', 'left', 'right', 'up']
+MIRROR = [3, 2, 1, 0]
+
+
+def run(network, fold, seed, right, part='one', **more):
+    """A run's content: in each fold a clip a class.
+
+    Args:
+        right (int): how many of the clips are right; the others are taken for the
+            mirrored class. Reversed clips are taken for the mirrored class, shuffled
+            ones for class 0.
+    """
+    labels = list(range(4))
+    plain = [
+        label if place < right else MIRROR[label] for place, label in enumerate(labels)
+    ]
+    return dict(
+        study='gestures',
+        device='a GPU',
+        run=dict(
+            part=part, start='arrow', network=network, fold=fold, seed=seed, **more
+        ),
+        settings=dict(
+            classes=CLASSES, config=dict(optimizer=dict(lr=0.01), total_epochs=4)
+        ),
+        labels=labels,
+        scores=dict(
+            plain=np.eye(4)[plain].tolist(),
+            reversed=np.eye(4)[[MIRROR[label] for label in labels]].tolist(),
+            shuffled=np.eye(4)[[0] * 4].tolist(),
+        ),
+    )
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two networks, two seeds, four folds, and a third seed without its last fold."""
+    folder = tmp_path / 'gestures'
+    folder.mkdir()
+    for network, right in (('tsm', 2), ('tsm_dnr', 4)):
+        for seed in (0, 1, 2):
+            for fold in (1, 2, 3, 4)[: 3 if seed == 2 else 4]:
+                content = run(network, fold, seed, right - (seed == 1))
+                name = f'arrow_{network}_f{fold}_s{seed}.json'
+                (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_table(results):
+    tables, _ = report_gestures.report(results)
+    lines = tables['gestures'].splitlines()
+    tsm = next(line for line in lines if line.startswith('| TSM |'))
+    # Of 4 clips a fold, 2 and 1 are right: down and left, then down.
+    cells = [cell.strip() for cell in tsm.strip('|').split('|')]
+    assert cells[1:5] == ['generated clips', '0.01, 4', '2', '16']
+    assert cells[5].startswith('37.5 (')
+    # left by one seed, right by none; down by both, up by none.
+    assert cells[6:] == ['25.0', '50.0', '25.0', '0.0', '100.0']
+
+
+def test_differences_are_clip_by_clip(results):
+    tables, _ = report_gestures.report(results)
+    (line,) = tables['gestures_differences'].splitlines()[2:]
+    assert line.startswith('| TSM with DNR less TSM | generated clips | 50.0 (')
+
+
+def test_choice_of_a_recipe(capsys, tmp_path):
+    folder = tmp_path / 'gestures'
+    folder.mkdir()
+    # In fold 2, tsm is better with 0.02, and the mean of both with 0.01.
+    right = {('tsm', 0.01): 0.5, ('tsm', 0.02): 0.6, ('bn', 0.01): 0.4, ('bn', 0.02): 0}
+    for (network, rate), top1 in right.items():
+        for fold in (1, 2, 3, 4):
+            content = run(network, fold, 0, 4, part='search', rate=rate, epochs=20)
+            found = 0.5 if fold != 2 else top1
+            content['evaluation'] = dict(test=dict(top1=found))
+            name = f'search_{network}_{rate}_{fold}.json'
+            (folder / name).write_text(json.dumps(content))
+    tables, _ = report_gestures.report(folder)
+    printed = capsys.readouterr().out
+    same = '(0.01, 20)'
+    assert f'RECIPE: arrow={{1: {same}, 2: {same}, 3: {same}, 4: {same}}}' in printed
+    assert f"OWN['tsm']: arrow={{1: {same}, 2: (0.02, 20), 3" in printed
+    assert (
+        '| generated clips | 0.02 | 20 | 37.5 | 52.5 | 45.0 |'
+        in (tables['gestures_search'])
+    )
+
+
+def test_pictures(results):
+    _, pictures = report_gestures.report(results)
+    for name, draw in pictures.items():
+        assert draw() is not None, name
