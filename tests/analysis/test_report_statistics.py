@@ -13,6 +13,7 @@ from analysis.report_statistics import (
     confused_pairs,
     mcnemar,
     mean_class_interval,
+    mean_interval,
     order_classes,
     wilson,
 )
@@ -126,3 +127,14 @@ def test_pairs_and_order_of_classes():
     assert sorted(order) == [0, 1, 2, 3]
     assert abs(order.index(0) - order.index(3)) == 1
     assert result.wrong.tolist() == [0, 1, 2, 3, 11, 18, 19, 20]
+
+
+def test_interval_of_a_mean():
+    """Of clips that are right or wrong, it is the binomial one."""
+    values = np.repeat([0.0, 1.0], [60, 140])
+    low, high = mean_interval(values)
+    deviation = (0.7 * 0.3 / 200) ** 0.5
+    assert low == pytest.approx(0.7 - 1.96 * deviation, abs=0.01)
+    assert high == pytest.approx(0.7 + 1.96 * deviation, abs=0.01)
+    assert mean_interval(values * 2 - 1) == pytest.approx((2 * low - 1, 2 * high - 1))
+    assert mean_interval(np.full(5, 2 / 3)) == pytest.approx((2 / 3, 2 / 3))

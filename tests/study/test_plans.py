@@ -31,7 +31,7 @@ def make_plan(monkeypatch, folder, name, *options, work='work', file=ARROW):
         ('model.cls_head.num_classes=6', 'num_classes=6, but data/small has 4'),
         (
             'data.test.ann_file=data/none/test.txt',
-            'cannot read data/none/classes.txt: .* Make the data first: tools/data/make',
+            'cannot read data/none/classes.txt: .* Make the data first',
         ),
         ('optimizer.type=Nothing', 'is no optimizer'),
         ('nothing=1', 'none.py has no nothing'),

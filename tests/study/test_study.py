@@ -5,6 +5,7 @@ What it learns is test_arrow_learning.py's.
 """
 
 import fcntl
+import json
 import pickle
 import re
 import signal
@@ -202,3 +203,62 @@ def test_faults_come_before_any_run(data):
     )
     assert '--only neither fits none of both_b8_g4_s0, ' in output
     assert not (data / 'new').exists()
+
+
+CHAIN = """
+name, data = 'chain', 'make them'
+runs = [
+    dict(
+        name='{first}_s{seed}',
+        config='CONFIG',
+        of=dict(seed=[0], first=['first', 'broken']),
+        evaluations=['pairs'],
+    ),
+    *(
+        dict(
+            name='after_' + first + '_s{seed}',
+            config='CONFIG',
+            of=dict(seed=[0]),
+            begin=first + '_s{seed}',
+            evaluations=['order'],
+        )
+        for first in ('first', 'broken')
+    ),
+]
+"""
+
+
+@pytest.mark.full
+def test_runs_that_begin_from_others(data):
+    """What is asked for alone brings what it begins from; a failure is handed on."""
+    file = data / 'chain.py'
+    file.write_text(CHAIN.replace('CONFIG', str(ARROW.with_name('both.py'))))
+    work, results = data / 'work_dirs/chain', data / 'results/chain'
+    (work / 'broken_s0').mkdir(parents=True)
+    (work / 'broken_s0/epoch_1.pth').write_text('no checkpoint')
+    output = study('--only', 'after_*', *TINY, file=file, cwd=data, code=1)
+    assert 'error: broken_s0: train failed with exit status 1' in output
+    assert '1 runs would begin from broken_s0, and cannot' in output
+    names = {path.name for path in results.iterdir()}
+    assert names == {'first_s0.json', 'after_first_s0.json'}
+    log = (work / 'after_first_s0/train.log').read_text()
+    assert 'first_s0/backbone.pth: took tensors for backbone.conv1 1 of 1' in log
+    assert 'cls_head 0 of 2' in log
+    # Checkpoints fill disks: the backbone is what stays.
+    assert [p.name for p in work.glob('*/*.pth') if 'broken' not in str(p)] == [
+        'backbone.pth'
+    ]
+    content = json.loads((results / 'after_first_s0.json').read_text())
+    assert content['begin'] == 'first_s0'
+    scores = {name: np.array(values) for name, values in content['scores'].items()}
+    assert {values.shape for values in scores.values()} == {(20, 4)}
+    assert content['labels'] == np.repeat(range(4), 5).tolist()
+    assert abs(scores['plain'] - scores['reversed']).max() > 1e-3
+    first = json.loads((results / 'first_s0.json').read_text())
+    assert set(first['evaluation']['test']) == {'top1', 'pair', 'order', 'confusion'}
+    # Without the backbone, the run is done again for a run that needs it.
+    (work / 'first_s0/backbone.pth').unlink()
+    (results / 'after_first_s0.json').unlink()
+    study('--only', 'after_first*', *TINY, file=file, cwd=data)
+    assert (work / 'first_s0/backbone.pth').exists()
+    assert (results / 'after_first_s0.json').exists()

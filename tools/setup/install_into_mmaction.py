@@ -118,6 +118,8 @@ def our_files():
         BACKBONES + name: REPO / name for name in MODULES if (REPO / name).exists()
     }
     for path in sorted(REPO.glob('configs/**/*.py')):
+        if path.name == 'study.py':  # no config: tools/study/ reads it
+            continue
         files[path.relative_to(REPO).as_posix()] = path
     return {rel: path.read_bytes() for rel, path in files.items()}
 
