@@ -142,6 +142,18 @@ def test_the_command_wins():
     }
 
 
+@pytest.mark.parametrize(
+    'values, channels_last',
+    [
+        ({}, False),
+        (dict(compile='default'), True),
+        (dict(compile='reduce-overhead', channels_last=False), False),
+    ],
+)
+def test_a_compiled_network_is_channels_last(values, channels_last):
+    assert speed_of(values)['channels_last'] is channels_last
+
+
 @pytest.mark.parametrize('on_cuda, name', [(True, 'gcc'), (False, 'g++')])
 def test_no_compiler(on_cuda, name, monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))

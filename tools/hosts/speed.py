@@ -2,7 +2,8 @@
 
     --amp [bf16|fp16]     amp='bf16'            mixed precision
     --channels-last       channels_last=True    the channels of a pixel lie together
-    --compile [MODE]      compile='default'     the backbone by torch.compile
+    --compile [MODE]      compile='default'     the backbone by torch.compile, and
+                                                channels_last=True
     --accumulate N        accumulate=N          the gradients of N batches a step
     --auto-scale-lr       auto_scale_lr=dict(enable=True, base_batch_size=N)
 
@@ -54,7 +55,8 @@ def add_options(parser, training):
         nargs='?',
         const='default',
         choices=MODES,
-        help='the backbone by torch.compile; reduce-overhead makes CUDA graphs of it',
+        help='the backbone by torch.compile, with --channels-last; reduce-overhead '
+        'makes CUDA graphs of it',
     )
     if training:
         group.add_argument(
@@ -104,8 +106,12 @@ def speed_of(cfg):
         HostError: a value is another, or this machine cannot honour it.
     """
     amp, compile = cfg.get('amp'), cfg.get('compile')
-    channels_last, accumulate = cfg.get('channels_last', False), cfg.get('accumulate')
+    channels_last, accumulate = cfg.get('channels_last'), cfg.get('accumulate')
     accumulate = 1 if accumulate is None else accumulate
+    if channels_last is None:
+        # The compiler has convolutions channels last. Of a contiguous network it would
+        # copy the images before and after each dynamic normalization.
+        channels_last = compile is not None
     if amp is not None and amp not in DTYPES:
         raise HostError(f'amp={amp!r} should be bf16, fp16 or None')
     if not isinstance(channels_last, bool):

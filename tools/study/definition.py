@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from hosts import HostError
+
 from study.evaluations import check_names
 
 STUDY_KEYS = {'name', 'data', 'runs', 'keep_checkpoints'}

@@ -26,8 +26,9 @@ from hosts import HostError, mmaction2, run  # noqa: E402
 from hosts.backbones import leave_out_pretrained  # noqa: E402
 from hosts.lists import read_labels  # noqa: E402
 from hosts.options import add_cfg_options  # noqa: E402
-from study.evaluations import OF_NETWORK, of_network, read_scores  # noqa: E402
 from whole_files import write_json  # noqa: E402
+
+from study.evaluations import OF_NETWORK, of_network, read_scores  # noqa: E402
 
 
 class TrainedRun:

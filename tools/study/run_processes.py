@@ -11,8 +11,9 @@ import torch
 from checkpoint_files import read_checkpoint
 from hosts import HostError
 from hosts.checkpoint_folder import checkpoints_in
-from study.plans import commands
 from whole_files import remove_unfinished, replacing, write_json
+
+from study.plans import commands
 
 SECONDS_TO_STOP = 10  # for a child, before it is killed
 
