@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 from analysis.plotting import plt
+
 from study.arrow_results import BATCH, GROUPS
 
 
