@@ -1,15 +1,16 @@
-# As DNR_resnet50_own_videos.py, small enough for a CPU: ResNet-18 and images
-# of 64 x 64. No flips: a mirror would make left of right.
+# As DNR_resnet50_own_videos.py, small enough for a CPU: ResNet-18 and images of
+# 64 x 64, whole frames: a crop of a small image loses much of what moves. No flips: a
+# mirror would make left of right.
 _base_ = './DNR_resnet50_own_videos.py'
 model = dict(
     backbone=dict(depth=18),
     spatial_temporal_module=dict(spatial_size=2),
-    cls_head=dict(dropout_ratio=0.2, in_channels=512),
+    cls_head=dict(dropout_ratio=0, in_channels=512),
 )
-clip = dict(img_scale=72, input_size=64)
+clip = dict(img_scale=(64, 64), input_size=64, resize_keep_ratio=False)
 data = dict(
     workers_per_gpu=1,
-    train=dict(flip_ratio=0, **clip),
+    train=dict(flip_ratio=0, multiscale_crop=False, **clip),
     val=clip,
     test=clip,
 )
