@@ -214,8 +214,8 @@ def report(args):
         print(f'{result.name}: Top-1 Accuracy = {100 * result.hits.mean():.02f}')
     if unread:
         print(
-            f'the frames of {len(unread)} clips cannot be read, which the page '
-            f'says: {next(iter(unread.values()))}'
+            f'frames of {len(unread)} of {len(shown)} clips cannot be read, which the '
+            f'page says: {next(iter(unread.values()))}'
         )
     print(f'wrote {args.out}')
 

@@ -80,7 +80,7 @@ def draw_calibration(results):
             linewidth=1.2,
         )
     axis.set(ylabel='share that is right', ylim=(-0.02, 1.02))
-    counts.set(xlabel='confidence', ylabel='clips', xlim=(0, 1))
+    counts.set(xlabel='confidence', ylabel='clips', xlim=(-0.01, 1.01))
     names = [result.name for result in results]
     put_legend(axis, bars, names, loc='upper left', frameon=False)
     return figure
