@@ -153,6 +153,7 @@ def export_onnx(args):
             mean=json.dumps(images.mean.flatten().tolist()),
             std=json.dumps(images.std.flatten().tolist()),
         )
+    print('exporting; this takes a minute or two', flush=True)
     program = export(network, shape, args.backbone, metadata)
     with replacing(args.out) as temporary:
         program.save(temporary)
