@@ -400,7 +400,8 @@ def test_patterns(many):
     make_video(many / 'many/1/clip 0.mp4', size=(96, 72))
     make_video(many / 'many/1/clip 0.avi', size=(96, 72), codec='mpeg4')
     given = ['many/*/clip 0.*', 'many/0/clip 0.mp4', '--features', 'f.npy']
-    predict(many, *given, '--out', 'r.json', '--render', 'drawn')
+    output = predict(many, *given, '--out', 'r.json', '--render', 'drawn')
+    assert 'wrote r.json' in output
     videos = [entry['video'] for entry in results(many / 'r.json')['videos']]
     assert videos == [f'many/{n}' for n in ('0/clip 0.mp4', '1/clip 0.avi')] + [
         'many/1/clip 0.mp4'
@@ -408,7 +409,7 @@ def test_patterns(many):
     assert np.load(many / 'f.npy').shape == (3, 512)
     drawn = sorted(path.relative_to(many) for path in many.glob('drawn/**/*.mp4'))
     assert [str(path) for path in drawn] == [
-        'drawn/0/clip 0.mp4.mp4',
+        'drawn/0/clip 0.mp4',
         'drawn/1/clip 0.avi.mp4',
         'drawn/1/clip 0.mp4.mp4',
     ]
