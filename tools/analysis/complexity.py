@@ -21,12 +21,12 @@ from hosts import need_mmaction2, run  # noqa: E402
 need_mmaction2('tools/analysis/complexity.py')
 
 import torch  # noqa: E402
-from analysis.network import Network, clip_shape, config_parser  # noqa: E402
 from hosts.backbones import network_of  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from video_inputs import build_recognizer, testing_config  # noqa: E402
 
+from analysis.network import Network, clip_shape, config_parser  # noqa: E402
 from resnet_dnr import RelayCell  # noqa: E402
 
 

@@ -23,9 +23,6 @@ need_mmaction2('tools/analysis/gradcam.py')
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from analysis.clips import collate  # noqa: E402
-from analysis.network import clip_shape, config_parser  # noqa: E402
-from analysis.plotting import plt, save  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.options import nearest  # noqa: E402
 from prediction.drawing import writing_video  # noqa: E402
@@ -36,6 +33,10 @@ from video_inputs import (  # noqa: E402
     load_recognizer,
     testing_config,
 )
+
+from analysis.clips import collate  # noqa: E402
+from analysis.network import clip_shape, config_parser  # noqa: E402
+from analysis.plotting import plt, save  # noqa: E402
 
 SIDE = 256  # pixels at least, of the video's height
 RATE = 4  # frames a second of it

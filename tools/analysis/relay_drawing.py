@@ -1,6 +1,7 @@
 """The picture of what a relay predicts for clips and for their reversals."""
 
 import numpy as np
+
 from analysis.plotting import plt
 
 CHANNELS = 5  # that are drawn

@@ -22,11 +22,6 @@ from hosts import HostError, need_mmaction2, run  # noqa: E402
 
 need_mmaction2('tools/analysis/relay_view.py')
 
-from analysis.clips import predict  # noqa: E402
-from analysis.network import clip_shape, config_parser  # noqa: E402
-from analysis.plotting import save  # noqa: E402
-from analysis.relay_drawing import draw_relays  # noqa: E402
-from analysis.relays import relay_of, watch_relays  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.options import nearest  # noqa: E402
 from video_inputs import (  # noqa: E402
@@ -36,6 +31,11 @@ from video_inputs import (  # noqa: E402
     testing_config,
 )
 
+from analysis.clips import predict  # noqa: E402
+from analysis.network import clip_shape, config_parser  # noqa: E402
+from analysis.plotting import save  # noqa: E402
+from analysis.relay_drawing import draw_relays  # noqa: E402
+from analysis.relays import relay_of, watch_relays  # noqa: E402
 from resnet_dnr import CrossTemporalNorm  # noqa: E402
 
 FORMATS = '.svg', '.png', '.pdf'

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
+from whole_files import write_whole
+
 from analysis.plotting import plt, put_legend
 from analysis.report_statistics import (
     BINS,
@@ -17,7 +19,6 @@ from analysis.report_statistics import (
     order_classes,
     wilson,
 )
-from whole_files import write_whole
 
 SURELY_WRONG = 12  # clips that are shown of each result
 PAIRS = 25  # that are listed

@@ -19,6 +19,7 @@ import warnings
 import numpy as np
 import torch
 import torch.distributed as dist
+
 from hosts import ignore_torch_warnings
 
 TORCH = tuple(int(n) for n in re.match(r'(\d+)\.(\d+)', torch.__version__).groups())
