@@ -63,7 +63,7 @@ def test_a_model_is_filled_or_refused():
     fill_model(model, state, 'a.pth')
     assert model.bias.item() == model.weight.item() == 1
     for change, reason in (
-        (dict(weight=torch.ones(2, 1)), 'size mismatch for weight'),
+        (dict(weight=torch.ones(2, 1)), r'weight is \(2, 1\) there, \(1, 1\) here'),
         (dict(more=torch.ones(1)), 'which has no more'),
     ):
         with pytest.raises(HostError, match=f'a.pth is no checkpoint.*{reason}'):

@@ -93,9 +93,12 @@ def damage(path):
     'spoil, fault',
     [
         (lambda path: path.unlink(), 'there is no such file'),
-        (lambda path: path.write_bytes(b''), 'Invalid data'),
-        (lambda path: path.write_bytes(b'no video\n' * 99), 'Invalid data'),
-        (half, 'Invalid data'),  # the index is at the end
+        (lambda path: path.write_bytes(b''), 'the file is empty'),
+        (
+            lambda path: path.write_bytes(b'no video\n' * 99),
+            'it is no video, or only a',
+        ),
+        (half, 'Invalid data.*only a part of one'),  # the index is at the end
         (make_audio, 'it has no video stream'),
         (damage, 'Invalid data|frame|frames can be decoded'),
     ],

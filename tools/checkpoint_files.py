@@ -297,10 +297,12 @@ def fill_model(model, state, path):
             model has not, or one of another shape.
     """
     refused = f'{path} is no checkpoint of this model'
+    state = own_names(state)
     try:
-        missing, unknown = model.load_state_dict(own_names(state), strict=False)
-    except RuntimeError as error:  # a line for each shape that differs
-        raise HostError(f'{refused}: {shorten(str(error).splitlines())}') from error
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = describe_shapes(model, state) or shorten(str(error).splitlines())
+        raise HostError(f'{refused}: {reason}') from error
     missing = [k for k in missing if not k.endswith('num_batches_tracked')]
     if missing:
         raise HostError(
@@ -308,6 +310,32 @@ def fill_model(model, state, path):
         )
     if unknown:
         raise HostError(f'{refused}, which has no {shorten(unknown)}')
+
+
+def describe_shapes(model, state):
+    """Which tensors have another shape in a state dict than in a model.
+
+    Args:
+        model (nn.Module): it.
+        state (dict[str, Tensor]): in the model's names.
+
+    Returns:
+        str: their shapes, and what to set if only the number of classes differs;
+        empty if there is none.
+    """
+    own = model.state_dict()
+    other = [
+        name
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    told = [
+        f'{name} is {tuple(state[name].shape)} there, {tuple(own[name].shape)} here'
+        for name in other
+    ]
+    if other and all(name.startswith('cls_head.fc_cls.') for name in other):
+        told[-1] += f'; set model.cls_head.num_classes={len(state[other[0]])}'
+    return shorten(told)
 
 
 def own_names(state):

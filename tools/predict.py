@@ -229,6 +229,7 @@ def write_all(args, recognizer, entries):
             videos=videos,
         )
         outputs.write_results(args.out, results)
+        print(f'wrote {args.out}')
 
 
 def predictions_of(recognizer, sources, args, progress):
@@ -291,7 +292,9 @@ def predict_files(args, recognizer, sources):
         print(f'{len(sources) - len(todo)} of {len(sources)} videos are done already')
     begin, windows_count = time.perf_counter(), 0
     with Progress(
-        console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()
+        console=Console(stderr=True),
+        redirect_stdout=sys.stdout.isatty(),
+        disable=not todo,
     ) as progress:
         bar = progress.add_task(counted(len(todo), 'video'), total=len(todo))
         found = predictions_of(recognizer, todo, args, progress)

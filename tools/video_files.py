@@ -10,6 +10,7 @@ libraries round the colours differently, by a few levels of 256.
 
 import bisect
 import contextlib
+import os
 
 import av
 import av.video.reformatter
@@ -64,7 +65,13 @@ class Video:
         # One a video: a forked process that has its parent's waits for ever.
         self._reformatter = av.video.reformatter.VideoReformatter()
         with faults():
-            self._file = av.open(self.path)
+            try:
+                self._file = av.open(self.path)
+            except av.error.InvalidDataError as error:
+                if os.path.getsize(self.path) == 0:
+                    raise VideoError('the file is empty') from None
+                reason = 'it is no video, or only a part of one'
+                raise VideoError(f'{error.strerror}: {reason}') from None
         try:
             with faults():
                 self._read_index()

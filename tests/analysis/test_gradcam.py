@@ -46,7 +46,8 @@ def test_a_sheet_and_a_video(small):  # noqa: F811
         *('--out', 'made/heat', '--label', NAMES[2], '--layer', 'layer1'),
         cwd=small,
     )
-    assert code == 0 and f'layer1, 8 x 8 a frame, for {NAMES[2]}' in output, output
+    assert code == 0, output
+    assert f'layer1, 8 x 8 a frame: red speaks for {NAMES[2]}' in output
     sheet = cv2.imread(str(small / 'made/heat.png'))
     assert sheet.shape[1] == 1500 and sheet.std() > 20
     with Video(small / 'made/heat.mp4') as video:

@@ -1,5 +1,9 @@
 """tools/analysis/relay_view.py: what the relays' cells gave, for a user's clip."""
 
+import html
+import re
+import shutil
+
 import pytest
 import torch
 from networks import TOOLS, frames_of, small  # noqa: F401
@@ -46,15 +50,47 @@ def test_relays_are_the_cells_run_by_hand(small):  # noqa: F811
 
 
 def test_a_picture_of_two_clips(small):  # noqa: F811
+    """Each column says which video it is of, and what is predicted of it."""
     frames = frames_of(small)[0]
+    names = ['rotate_clockwise', 'not_clockwise', 'a <b>&$x$', '_ "é"']
+    (small / 'names.txt').write_text('\n'.join(names), encoding='utf-8')
+    copy = small / 'copies' / frames.name
+    shutil.copytree(frames, copy)
     code, output = call(
-        *(SCRIPT, 'config.py', 'small.pth', frames, frames, '--layer', 'layer1.1.bn2'),
-        *('--labels', 'classes.txt', '--out', 'relay.svg'),
+        *(SCRIPT, 'config.py', 'small.pth', frames, copy, '--layer', 'layer1.1.bn2'),
+        *('--labels', 'names.txt', '--out', 'relay.svg'),
         cwd=small,
     )
     assert code == 0 and 'wrote relay.svg: layer1.1.bn2' in output, output
-    assert output.count('backwards: ') == 2
-    assert '<svg' in (small / 'relay.svg').read_text()
+    told = re.findall(r': (\S.*); backwards: (.*)', output)
+    assert len(told) == 2
+    assert {text.rsplit(' ', 1)[0] for texts in told for text in texts} <= set(names)
+    # The letters are outlines; each line's text stands beside them.
+    drawn = re.findall(r'<!-- (.*) -->', (small / 'relay.svg').read_text())
+    drawn = [html.unescape(text) for text in drawn]
+    place = f'data/arrow/rawframes/test/{frames.parent.name}/{frames.name}'
+    for name, texts in zip((place, f'copies/{frames.name}'), told):
+        assert name in drawn
+        assert f'— forwards: {texts[0]}' in drawn
+        assert f'- - backwards: {texts[1]}' in drawn
+
+
+def test_titles_have_room():
+    """Columns are as wide as what stands above them."""
+    from analysis.plotting import plt
+    from analysis.relay_drawing import draw_relays
+    from matplotlib.text import Text
+
+    values = [[0.1, 0.2], [0.3, 0.4]]
+    clip = dict(h=values, c=values, reversed_h=values, reversed_c=values)
+    titles = ['short', 'w' * 60, 'x\ny']
+    figure = draw_relays('layer1.0.bn2', [clip] * 3, titles)
+    figure.draw_without_rendering()
+    for axis, title in zip(figure.axes, titles):
+        (text,) = (text for text in axis.findobj(Text) if text.get_text() == title)
+        wide = text.get_window_extent().width
+        assert wide <= axis.get_window_extent().width + 2
+    plt.close(figure)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ def test_one_result_without_names(work):
     assert code == 0, output
     text = Page((work / 'made/one.html').read_text()).text
     assert 'against' not in text and 'Most surely wrong' in text
+    assert text.count('No clip is wrong.') == 2  # of the pairs, and of the clips
 
 
 def test_video_files_and_frames_that_cannot_be_read(work):
@@ -139,7 +140,7 @@ def test_video_files_and_frames_that_cannot_be_read(work):
         *('data.test.type=VideoDataset', 'data.test.ann_file=videos.txt'),
         'data.test.img_prefix=videos',
     )
-    assert code == 0 and 'the frames of 1 clips cannot be read' in output
+    assert code == 0 and 'frames of 1 of 11 clips cannot be read' in output
     page = (work / 'v.html').read_text()
     assert page.count('data:image/jpeg') == 10  # of the eleven that are wrong
     assert 'No frames: videos/7.mp4 cannot be read' in Page(page).text
@@ -268,9 +269,10 @@ def test_in_a_browser(page, tmp_path):
     title = re.search('<title>(.*?)</title>', result.stdout, re.S)[1]
     got = json.loads(html.unescape(title))
     assert got['down'] == ['3', '2', '1', '0'] and got['up'] == ['0', '1', '2', '3']
-    assert got['filtered'] == ['grow'] and got['told'] == '1 classes'
+    assert got['filtered'] == ['grow'] and got['told'] == '1 of 4 classes'
     assert re.fullmatch(r'.+ → .+: \d of 3 clips, \d+ %', got['cell'])
     assert 1.9 < got['zoomed'] / got['width'] <= 2  # scroll bars take some
+    assert got['width'] < 500  # four classes: letters as in the text, not a poster
     assert all(got['pictures']) and got['wide'] <= 0
     shot = cv2.imread(str(tmp_path / 'page.png'))
     assert shot.shape[1] == 1200 and shot.std() > 10

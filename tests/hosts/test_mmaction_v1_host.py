@@ -676,7 +676,7 @@ def test_checkpoints_that_are_refused(work, trained, tmp_path):
         ),
         (
             work / 'work/epoch_3.pth',
-            'size mismatch for cls_head.fc_cls',
+            'set model.cls_head.num_classes=6',
             ['model.cls_head.num_classes=7'],
         ),
     ):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from hosts import HostError
+from hosts.backbones import check_pretrained
 from hosts.mmaction2 import import_components, load_config, translate
 from hosts.mmaction2_components import FastWithDNR
 from hosts.mmaction2_runner import build_backbone
@@ -264,6 +265,18 @@ def test_configs_refused(change, text):
     path = CONFIGS / 'SlowOnly_DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
     with pytest.raises(HostError, match=text):
         translate(load_config(str(path), change))
+
+
+def test_tsm_of_no_weights_is_refused():
+    """ResNetTSM would look for a file that has no name."""
+    path = CONFIGS / 'TSM_DNR_resnet50_kinetics400_rgb_seg8_f1.py'
+    change = {'model.backbone.backbone.pretrained': None}
+    backbone = translate(load_config(str(path), change)).model.backbone
+    with pytest.raises(HostError, match='for random weights, set .*pretrained2d=False'):
+        check_pretrained(backbone)
+    backbone.backbone.pretrained2d = False
+    check_pretrained(backbone)
+    check_pretrained(dict(type='ResNet_DNR'))
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
-from analysis import benchmark_steps  # noqa: E402
-from analysis.benchmark_backbones import SETTINGS  # noqa: E402
-from analysis.benchmark_report import Report  # noqa: E402
 from hosts import HostError, run  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 
 import resnet_dnr_fused as fused  # noqa: E402
+from analysis import benchmark_steps  # noqa: E402
+from analysis.benchmark_backbones import SETTINGS  # noqa: E402
+from analysis.benchmark_report import Report  # noqa: E402
 
 
 class ByName(fused._Launch):

@@ -55,6 +55,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
+from hosts import HostError, run  # noqa: E402
+from hosts.checks import check_out  # noqa: E402
+
 from analysis.benchmark_backbones import (  # noqa: E402
     COMPILE,
     LAYOUTS,
@@ -72,9 +75,6 @@ from analysis.benchmark_training import (  # noqa: E402
     settings_of,
     time_training,
 )
-from hosts import HostError, run  # noqa: E402
-from hosts.checks import check_out  # noqa: E402
-
 from resnet_dnr import ResNet_DNR  # noqa: E402
 
 

@@ -38,6 +38,8 @@ if __name__ == '__main__':  # the process that measures
     sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 import torch  # noqa: E402
+from whole_files import write_json  # noqa: E402
+
 from analysis.benchmark_backbones import (  # noqa: E402
     SETTINGS,
     autocast,
@@ -50,7 +52,6 @@ from analysis.benchmark_backbones import (  # noqa: E402
     synchronize,
 )
 from analysis.benchmark_report import Report, combinations  # noqa: E402
-from whole_files import write_json  # noqa: E402
 
 COLUMNS = {
     'start_s': ('start s', '.2f'),

@@ -3,10 +3,11 @@
 import itertools
 
 import torch
-from analysis.benchmark_backbones import MORE_MODELS, SETTINGS, load_class, not_taken
 from hosts import HostError
 from run_description import describe_run
 from whole_files import write_json
+
+from analysis.benchmark_backbones import MORE_MODELS, SETTINGS, load_class, not_taken
 
 WIDTH = 120  # of the table, in characters
 

@@ -9,6 +9,7 @@ import warnings
 from collections import defaultdict
 
 import torch
+
 from analysis.benchmark_backbones import (
     build,
     first_line,

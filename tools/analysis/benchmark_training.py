@@ -11,13 +11,14 @@ from pathlib import Path
 
 import cv2
 import torch
-from analysis.benchmark_backbones import synchronize
 from hosts import HostError
 from hosts.options import add_cfg_options
 from hosts.processes import on_first_rank
 from run_description import describe_run
 from video_files import Video
 from whole_files import write_json, write_whole
+
+from analysis.benchmark_backbones import synchronize
 
 # The words of --settings, as keys of a config.
 SETTINGS = {

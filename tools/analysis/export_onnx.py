@@ -30,10 +30,11 @@ from hosts import HostError, need_mmaction2, run  # noqa: E402
 need_mmaction2('tools/analysis/export_onnx.py')
 
 import torch  # noqa: E402
-from analysis.network import Network, clip_shape, config_parser  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from video_inputs import load_recognizer, testing_config  # noqa: E402
 from whole_files import replacing  # noqa: E402
+
+from analysis.network import Network, clip_shape, config_parser  # noqa: E402
 
 PACKAGES = 'onnx', 'onnxscript', 'onnxruntime'
 TOLERANCE = 1e-3  # of the largest number that comes out; rounding gives 1e-6
@@ -153,6 +154,7 @@ def export_onnx(args):
             mean=json.dumps(images.mean.flatten().tolist()),
             std=json.dumps(images.std.flatten().tolist()),
         )
+    print('exporting; this takes a minute or two', flush=True)
     program = export(network, shape, args.backbone, metadata)
     with replacing(args.out) as temporary:
         program.save(temporary)

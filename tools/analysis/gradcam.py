@@ -23,9 +23,6 @@ need_mmaction2('tools/analysis/gradcam.py')
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from analysis.clips import collate  # noqa: E402
-from analysis.network import clip_shape, config_parser  # noqa: E402
-from analysis.plotting import plt, save  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.options import nearest  # noqa: E402
 from prediction.drawing import writing_video  # noqa: E402
@@ -37,9 +34,14 @@ from video_inputs import (  # noqa: E402
     testing_config,
 )
 
+from analysis.clips import collate  # noqa: E402
+from analysis.network import clip_shape, config_parser  # noqa: E402
+from analysis.plotting import plt, save  # noqa: E402
+
 SIDE = 256  # pixels at least, of the video's height
 RATE = 4  # frames a second of it
 ROWS = 6  # clips at most that the sheet shows
+COARSE = 4  # places a side; below, a map hardly says where
 
 
 def choose_layer(model, name):
@@ -149,13 +151,13 @@ def gradcam(args):
     best = int(scores.argmax())
     told = best if label is None else label
     text = f'{Path(args.video).name}: {names[best]} {shares[best]:.0%}'
-    title = (
-        f'{text}; Grad-CAM of {layer.split("/")[1]}, {columns} x {rows} a frame, '
-        f'for {names[told]}'
+    explained = (
+        f'Grad-CAM of {layer.split("/")[1]}, {columns} x {rows} a frame: '
+        f'red speaks for {names[told]}'
     )
     images = images_of(clip).permute(0, 2, 3, 1).numpy()
     blended = (images // 2 + maps // 2).astype(np.uint8)
-    figure = draw_sheet(images, blended, clip_shape(config)[0], title)
+    figure = draw_sheet(images, blended, clip_shape(config)[0], f'{text}; {explained}')
     save(figure, sheet, '--out')
     scale = max(1, -(-SIDE // images.shape[1]))
     size = scale * images.shape[2], scale * images.shape[1]
@@ -163,7 +165,9 @@ def gradcam(args):
         for number, image in enumerate(blended):
             image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
             writer.write(number / RATE, image)
-    print(f'{text}\nwrote {sheet} and {video}: {title.split("; ")[1]}')
+    print(f'{text}\nwrote {sheet} and {video}: {explained}')
+    if min(rows, columns) < COARSE and not args.layer:
+        print('the map is coarse: an earlier stage has a finer one, as --layer layer2')
 
 
 def parse_args():

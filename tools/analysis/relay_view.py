@@ -6,11 +6,12 @@
 The picture has the scales h and the shifts c of one cross-temporal
 normalization: of the clip played forwards (solid) and backwards (dashed), for
 the channels in which these differ most. The layer is that which sees the order
-of frames most, or --layer. Of several videos, each has a column, and all are of
-one layer. Where testing takes several clips of a video, the one in the middle
-is shown.
+of frames most, or --layer. Each video has a column, with its name and the
+classes predicted of it, and all are of one layer. Where testing takes several
+clips of a video, the one in the middle is shown.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,13 +22,8 @@ from hosts import HostError, need_mmaction2, run  # noqa: E402
 
 need_mmaction2('tools/analysis/relay_view.py')
 
-from analysis.clips import predict  # noqa: E402
-from analysis.network import clip_shape, config_parser  # noqa: E402
-from analysis.plotting import save  # noqa: E402
-from analysis.relays import relay_of, watch_relays  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.options import nearest  # noqa: E402
-from study.plot_relay import draw_relay  # noqa: E402
 from video_inputs import (  # noqa: E402
     class_names,
     clip_inputs,
@@ -35,6 +31,11 @@ from video_inputs import (  # noqa: E402
     testing_config,
 )
 
+from analysis.clips import predict  # noqa: E402
+from analysis.network import clip_shape, config_parser  # noqa: E402
+from analysis.plotting import save  # noqa: E402
+from analysis.relay_drawing import draw_relays  # noqa: E402
+from analysis.relays import relay_of, watch_relays  # noqa: E402
 from resnet_dnr import CrossTemporalNorm  # noqa: E402
 
 FORMATS = '.svg', '.png', '.pdf'
@@ -61,6 +62,23 @@ def reversed_clip(clip):
     return dict(clip, inputs=inputs.flip(2 if inputs.ndim == 5 else 0))
 
 
+def short_names(videos):
+    """What the picture calls videos: names of files, if these tell them apart.
+
+    Args:
+        videos (list[str]): paths.
+
+    Returns:
+        list[str]: a name a video. Where two files have the same name, their
+        paths in the folder that has all.
+    """
+    names = [Path(video).name for video in videos]
+    if len(set(names)) < len(set(videos)):
+        paths = [os.path.abspath(video) for video in videos]
+        names = [os.path.relpath(path, os.path.commonpath(paths)) for path in paths]
+    return names
+
+
 def relay_view(args):
     """Run the command."""
     check_out(args.out, FORMATS)
@@ -84,13 +102,13 @@ def relay_view(args):
             f'{nearest(args.layer, layers)}'
         )
     relayed = watch_relays(model.backbone)
-    clips, recorded = [], []
-    for video in args.videos:
+    titles, recorded = [], []
+    for video, name in zip(args.videos, short_names(args.videos)):
         clip = middle_clip(clip_inputs(config, video), clip_shape(config)[0])
         both = [clip, reversed_clip(clip)]
         texts = [f'{names[n]} {share:.0%}' for n, share in predict(model, both)]
         print(f'{video}: {texts[0]}; backwards: {texts[1]}')
-        clips.append(dict(label=texts[0], reversed_label=texts[1]))
+        titles.append(f'{name}\n— forwards: {texts[0]}\n- - backwards: {texts[1]}')
         recorded.append(
             {
                 name: values
@@ -98,10 +116,8 @@ def relay_view(args):
                 if name == args.layer or not args.layer
             }
         )
-    layer, values = relay_of(recorded)
-    for clip, of_clip in zip(clips, values):
-        clip.update(of_clip)
-    save(draw_relay({}, dict(layer=layer, clips=clips)), args.out, '--out')
+    layer, clips = relay_of(recorded)
+    save(draw_relays(layer, clips, titles), args.out, '--out')
     print(f'wrote {args.out}: {layer}')
 
 

@@ -27,8 +27,6 @@ need_mmaction2('tools/analysis/report.py')
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
-from analysis.report_page import SURELY_WRONG, write_page  # noqa: E402
-from analysis.report_statistics import Result  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.lists import read_list  # noqa: E402
 from hosts.options import add_cfg_options  # noqa: E402
@@ -42,6 +40,9 @@ from video_inputs import (  # noqa: E402
     images_of,
     testing_config,
 )
+
+from analysis.report_page import SURELY_WRONG, write_page  # noqa: E402
+from analysis.report_statistics import Result  # noqa: E402
 
 HEIGHT = 96  # pixels, of the frames that are shown
 FRAMES = 8  # of a clip that are shown, at most
@@ -214,8 +215,8 @@ def report(args):
         print(f'{result.name}: Top-1 Accuracy = {100 * result.hits.mean():.02f}')
     if unread:
         print(
-            f'the frames of {len(unread)} clips cannot be read, which the page '
-            f'says: {next(iter(unread.values()))}'
+            f'frames of {len(unread)} of {len(shown)} clips cannot be read, which the '
+            f'page says: {next(iter(unread.values()))}'
         )
     print(f'wrote {args.out}')
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
+from whole_files import write_whole
+
 from analysis.plotting import plt, put_legend
 from analysis.report_statistics import (
     BINS,
@@ -17,7 +19,6 @@ from analysis.report_statistics import (
     order_classes,
     wilson,
 )
-from whole_files import write_whole
 
 SURELY_WRONG = 12  # clips that are shown of each result
 PAIRS = 25  # that are listed
@@ -80,7 +81,7 @@ def draw_calibration(results):
             linewidth=1.2,
         )
     axis.set(ylabel='share that is right', ylim=(-0.02, 1.02))
-    counts.set(xlabel='confidence', ylabel='clips', xlim=(0, 1))
+    counts.set(xlabel='confidence', ylabel='clips', xlim=(-0.01, 1.01))
     names = [result.name for result in results]
     put_legend(axis, bars, names, loc='upper left', frameon=False)
     return figure

@@ -20,6 +20,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2  # noqa: E402
+from hosts.lists import read_list  # noqa: E402
+from hosts.videos import FORM  # noqa: E402
+from video_files import Video, VideoError  # noqa: E402
+from whole_files import temporary_name, write_json  # noqa: E402
+
 from data.video_sets import (  # noqa: E402
     LINK,
     HostError,
@@ -29,10 +34,6 @@ from data.video_sets import (  # noqa: E402
     side_by_side,
     write_whole,
 )
-from hosts.lists import read_list  # noqa: E402
-from hosts.videos import FORM  # noqa: E402
-from video_files import Video, VideoError  # noqa: E402
-from whole_files import temporary_name, write_json  # noqa: E402
 
 TEMPLATE = 'image_{:05d}.jpg'
 SETTINGS = 'extracted.json'  # in FRAMES: how its frames were made

@@ -15,9 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from hosts.lists import read_text  # noqa: E402
+
 from data.prepared_sets import label_of, main, write_prepared  # noqa: E402
 from data.video_sets import HostError, Videos, read_table  # noqa: E402
-from hosts.lists import read_text  # noqa: E402
 
 SPLITS = dict(train=('train',), val=('val', 'validate', 'validation'), test=('test',))
 COLUMNS = ['label', 'youtube_id', 'time_start', 'time_end']

@@ -14,9 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from hosts.lists import read_text  # noqa: E402
+
 from data.prepared_sets import label_of, main, write_prepared  # noqa: E402
 from data.video_sets import HostError, Videos  # noqa: E402
-from hosts.lists import read_text  # noqa: E402
 
 
 def read_json(folder, name, kind):

@@ -8,6 +8,9 @@ lists, label names and a link to the videos; what is missing is counted.
 import argparse
 from pathlib import Path
 
+from hosts.lists import read_text
+from rich.progress import track
+
 from data.video_sets import (
     HostError,
     add_workers,
@@ -15,8 +18,6 @@ from data.video_sets import (
     tell_mirrored,
     write_set,
 )
-from hosts.lists import read_text
-from rich.progress import track
 
 
 def read_lines(path):

@@ -28,6 +28,24 @@ def network_of(backbone):
     return network
 
 
+def check_pretrained(backbone):
+    """A ResNetTSM that begins with weights of a 2D network names them.
+
+    Args:
+        backbone (dict): model.backbone of a config, for training.
+
+    Raises:
+        HostError: it does not, and would fail once it looks for the file.
+    """
+    network = network_of(backbone)
+    from_2d = network.get('type') == 'ResNetTSM' and network.get('pretrained2d', True)
+    if from_2d and not network.get('pretrained'):
+        raise HostError(
+            'model.backbone.backbone.pretrained of a ResNetTSM should be a file or '
+            'URL; for random weights, set model.backbone.backbone.pretrained2d=False'
+        )
+
+
 def leave_out_pretrained(backbone):
     """What a training started from is not needed where a checkpoint follows.
 

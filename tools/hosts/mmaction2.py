@@ -13,7 +13,7 @@ import torch
 from checkpoint_files import choose_fitting, fill_model, read_checkpoint
 
 from . import HostError, ignore_torch_warnings
-from .backbones import leave_out_pretrained
+from .backbones import check_pretrained, leave_out_pretrained
 from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stages
 from .locks import FolderLock
 from .mmaction2_config import load_config, translate
@@ -43,6 +43,7 @@ def train(args):
         v1.work_dir = args.work_dir
     cfg = translate(v1, args.validate)
     check_gpus(args)
+    check_pretrained(cfg.model.backbone)
     if args.launcher != 'none':
         unused = cfg.model_wrapper_cfg.get('find_unused_parameters', False)
         check_unused_stages(v1.model.backbone, unused)

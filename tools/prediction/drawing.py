@@ -194,7 +194,9 @@ def draw_curve(target, windows, topk):
         colour = lines[label].get_color() if label in lines else 'lightgrey'
         strip.axvspan(start, end, color=colour, lw=0)
     strip.set(xlabel='seconds', yticks=[], ylabel='first')
-    strip.set_xlim(windows[0].start, max(window.end for window in windows))
+    end = max(window.end for window in windows)
+    if end > windows[0].start:  # not of a video of one frame
+        strip.set_xlim(windows[0].start, end)
     # Letters that the font does not have are drawn as boxes.
     warnings.filterwarnings('ignore', 'Glyph .* missing')
     save(figure, target, '--curve')

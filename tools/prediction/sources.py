@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import os
 import os.path as osp
+from collections import Counter
 
 from data.video_sets import is_video
 from hosts import HostError
@@ -119,7 +120,9 @@ def _give_names(sources):
         osp.splitext(name)[0] if source.kind == 'video' else name
         for name, source in zip(names, sources)
     ]
-    if len({name.lower() for name in short}) == len(short):
-        names = short
+    counts = Counter(name.lower() for name in short)
+    mixed = [a if counts[a.lower()] == 1 else b for a, b in zip(short, names)]
+    if len({name.lower() for name in mixed}) == len(mixed):
+        names = mixed
     for name, source in zip(names, sources):
         source.name = name

@@ -78,8 +78,9 @@ def plan(seconds, every, length):
         if first == last:  # the frame before is shown all the while
             first = max(0, first - 1)
         windows.append(Window(start, stop, int(first), max(int(last), int(first) + 1)))
-    if len(windows) > 1 and windows[-1].first == windows[-2].first:
-        windows.pop()  # the same frames
+    frames = [(window.first, window.last) for window in windows]
+    if len(windows) > 1 and frames[-1] == frames[-2]:
+        windows.pop()
     return windows
 
 

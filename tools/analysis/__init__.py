@@ -1,0 +1,1 @@
+"""Looking at networks and at what they give: times, pictures, reports, exports."""

@@ -1,0 +1,1 @@
+"""Lists of videos: making, listing, checking and preparing them."""

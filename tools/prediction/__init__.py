@@ -1,0 +1,1 @@
+"""Predictions of tools/predict.py: sources, windows, the network, what is written."""
