@@ -4,11 +4,12 @@ Cai, Yao, Chen: "Dynamic Normalization and Relay for Video Action Recognition",
 NeurIPS 2021. The convolutions are a ResNet's. In each block, two normalizations learn
 no scale and shift: small LSTM-like relay cells predict both, for each clip, from the
 means of the normalization's input. A stage's cross-layer cell hands its state from
-block to block of the stage, a block's cross-temporal cell from group to group.
+block to block of the stage, a block's cross-temporal cell from group to group. The
+output is h * (x - mean) / sqrt(var + eps) + c, of a cell's two states h and c.
 
 Symbols: N clips, T frames a clip (``n_segment``), G groups of frames
 (``num_groups``), t = T / G frames a group, C channels. The network sees
-(N * T, 3, H, W) images, the T frames of a clip contiguous.
+(N * T, 3, H, W) images, the T frames of a clip one after another.
 
 Evaluation standardizes by running statistics of each group of frames, (G, C); scale and
 shift still depend on the clip. The published code has one (C,) pair for all groups,
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def _beside(name):
-    """The module that may lie beside this file, wherever that is, or None."""
+    """The module of this name in this package, or on the path; or None."""
     name = f'{__package__}.{name}' if __package__ else name
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
@@ -59,9 +60,9 @@ _is_compiling = getattr(_compiler, 'is_compiling', lambda: False)
 class RelayCell(nn.Module):
     """LSTM-like cell that predicts scale and shift (paper, section 3).
 
-    Before sigmoid or tanh, gates are the sum of a map of the input and a map of the
-    hidden state, each a bottleneck Linear(C, C/4), ReLU, Linear(C/4, 4C). The hidden
-    state h is the scale, in (0, 1): an LSTM has tanh(c) for sigmoid(c). c is the shift.
+    The gates are the sum of a map of the input and a map of the hidden state, each a
+    bottleneck Linear(C, C/4), ReLU, Linear(C/4, 4C). The cell state c is the shift. The
+    scale is the hidden state h = sigmoid(o) * sigmoid(c), where an LSTM has tanh(c).
 
     Args:
         channels (int): C, the size of input, hidden state and cell state; at least 4.
@@ -162,7 +163,7 @@ class DynamicNorm(nn.Module):
             tuple: the output, like x; the state after the last group, (2, N, C).
 
         Raises:
-            ValueError: in training, a channel has one value a group: no variance.
+            ValueError: in training, one value a channel and group: it has no variance.
         """
         count = x.size(0) // self.num_groups * x.size(2) * x.size(3)
         if self.training and count <= 1:
@@ -181,8 +182,8 @@ class DynamicNorm(nn.Module):
         return out, state
 
     def _normalize_plain(self, x, relay, state):
-        """:meth:`forward`; and in training the batch's mean and variance, (G, C)."""
-        # Images keep their shape: torch.compile reasons about each view of them.
+        """The output; the state; in training the batch's mean and variance, (G, C)."""
+        # No views of images by clip and group, about which torch.compile would reason.
         frames = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         pooled = self._mean_of_groups(frames)  # (N, G, C)
         run = fused.as_operator(relay) if fused else relay
@@ -190,7 +191,7 @@ class DynamicNorm(nn.Module):
         mean, var = self.running_mean, self.running_var  # (G, C) or (C,)
         if self.training:
             mean = pooled.mean(0)  # (G, C): every clip has as many values
-        # Autograd keeps `centered` and, with ReLU, the output: as much as BatchNorm's.
+        # Autograd keeps `centered` and, with ReLU, the output: two, as BatchNorm does.
         centered = frames - self._of_frames(mean, frames)
         if self.training:
             var = self._mean_of_groups(centered.square()).mean(0)  # (G, C)
@@ -373,7 +374,7 @@ class Stage(nn.Module):
         """(N * T, C_in, H, W) to (N * T, C_out, H', W')."""
         relay, state = self.relay, None
         if relay is not None and fused is not None:
-            relay = fused.join(relay, x)  # the same cell, its weights joined once
+            relay = fused.join(relay, x)  # for its kernels, all weights in one vector
         for name in self.block_names:
             x, state = getattr(self, name)(x, relay, state)
         return x
@@ -396,14 +397,13 @@ class ResNet_DNR(nn.Module):
         frozen_stages (int): how many stages are frozen, and the stem; -1: nothing.
         bn_eval (bool): standardize by running statistics in training too.
         bn_frozen (bool): with bn_eval, freeze their parameters too.
-        partial_bn (bool): as in mmaction v1; ``frozen_stages`` freezes as much.
+        partial_bn (bool): as in mmaction v1, freezes no more than ``frozen_stages``.
         with_cp (bool): recompute each block in the backward pass.
         n_segment (int): T, frames a clip.
         num_groups (int): G, groups of frames, a divisor of T.
         dnr (str): 'both'; 'cross_temporal' (after each block's second convolution);
             'cross_layer' (after its first); or 'none', the BatchNorm ResNet.
-        running_stats (str): 'grouped' or 'shared', see :class:`DynamicNorm`.
-        backend (str): what computes the normalizations, see :class:`DynamicNorm`.
+        running_stats, backend (str): see :class:`DynamicNorm`.
 
     Raises:
         ValueError: an argument out of its range.
@@ -660,7 +660,7 @@ def _without_autocast(device_type):
 
 
 def _updating_buffers_once(block, forward):
-    """A block's computation, whose repetition leaves the buffers as they were."""
+    """Checkpointing runs a block twice; the second run must not move its buffers."""
     if _is_compiling():  # a compiled graph updates them once in any case
         return forward
     calls = []

@@ -4,7 +4,8 @@ resnet_dnr.py states the method and works alone. Where this file lies beside it,
 same normalization and its gradients take fewer passes over the images:
 
 * 'triton', on CUDA: six Triton kernels, three a pass, in resnet_dnr_kernels.py;
-* 'aten', elsewhere: torch's operations, and a backward pass written by hand.
+* 'aten', elsewhere: torch's operations, and a backward pass written by hand, but for
+  the relay.
 
 Symbols are those of resnet_dnr.py: N clips, T frames a clip, G groups, t = T / G frames
 a group, C channels. R = C / 4 is the width within a relay cell's maps. A row is one
@@ -171,8 +172,8 @@ def join(relay: nn.Module, x: Tensor) -> nn.Module | JoinedCell:
 def as_operator(relay: nn.Module) -> Callable:
     """A cell as torch.compile should take it: one operator, where that can be.
 
-    A compiler that looks into the cell's steps takes minutes for a network whose batch
-    is symbolic, most of them for these few small tensors.
+    A compiler that looks into the cell's steps takes longer for a network whose batch
+    is symbolic, most of it for these few small tensors.
     """
     if _relay is None or not _is_compiling() or _is_exporting():
         return relay
@@ -393,7 +394,8 @@ class _Launch:
             self.run(*given, *self.numbers, stream=stream)
 
 
-# Programs a processor in launches that go over images: few, with long runs.
+# Programs a processor over images, at most: few, with long runs. There are more where
+# rows times blocks of channels are.
 PROGRAMS = 2
 # Warps and channels of a member of a relay's team, forward and backward.
 RELAY, RELAY_BACKWARD = (16, 32), (4, 16)
@@ -602,8 +604,8 @@ def _triton_backward(plan, grad_out, grad_state, x, state, saved, weights):
         plan, x, state, saved, weights: as :func:`_triton_forward` takes and gives them.
 
     Returns:
-        tuple: the gradients of x; of the state, (2, N, C), which says nothing where
-        there is none; and of the weights.
+        tuple: the gradients of x; of the first state, (2, N, C), which mean something
+        only if one was given; and of the weights.
     """
     sums, relay, apply = plan.backward
     x = _laid_out(x, plan.memory_format)

@@ -10,16 +10,19 @@ import triton.language as tl
 
 # Images are read in chunks of channels by positions. A row is `frames` planes of P
 # positions: of contiguous images, its t frames of H * W; of channels-last ones, one
-# plane of t * H * W. A program takes `span` of a row's chunks, so that `units` programs
-# share a row. All else is float32, in flat vectors of these parts, in this order:
+# plane of t * H * W. A unit is `span` of a row's chunks. A program takes some channels
+# of a unit, so that `units` programs share a row's block of channels. `weights` have
+# their own dtype. All else is float32: states and their gradients, (2, N, C) each, and
+# flat vectors of these parts, in this order:
 #
 # weights  of the input map, then of the hidden map: (R, C), (R,), (4C, R), (4C,)
 # saved    mean, rstd (G, C); scale, shift, pooled mean, hidden state before (N * G, C);
 #          gates i, f, g, o (N * G, 4C); hidden units of either map (N * G, R)
 # grads    slope, level (G, C); gradients of pooled means (N * G, C), of gates
 #          (N * G, 4C), of either map's hidden units (N * G, R)
-# scratch  two sums of each unit (N * G, units, C); of each team's members, parts of
-#          either map's hidden units (N * G, team, R); counters (N * G,), int32
+# scratch  of each unit, mean and sum of squares, or two sums (N * G, units, C); of each
+#          team's members, parts of either map's hidden units (N * G, team, R); counters
+#          of clips, int32, in (N * G,)
 #
 # What a kernel needs of all programs of the kernel before, it has: the launches of a
 # stream run one after another. Only the teams of the relay meet within a launch.
@@ -243,7 +246,8 @@ def _gate(units_i, units_h, weights, j, live, C, R, BLOCK_R: tl.constexpr):
 
 @_kernel
 def _cell_before(shift, state, n, g, c, N, C, has_state):
-    """The cell state before group g of clip n: of the group before, at first, or 0."""
+    """The cell state before group g of clip n: the group before's; at first what is
+    given, or 0."""
     cell = tl.load(shift + (g - 1) * C + c, mask=c < tl.where(g > 0, C, 0), other=0.0)
     at_first = c < tl.where(g < has_state, C, 0)
     return cell + tl.load(state + (N + n) * C + c, mask=at_first, other=0.0)
@@ -253,7 +257,7 @@ def _cell_before(shift, state, n, g, c, N, C, has_state):
 def relay(
         scratch, saved,  # of moments; out
         state,  # (2, N, C): h and c before the first group; read where has_state
-        new_state,  # out, likewise: after the last group
+        new_state,  # out, (2, N, C): after the last group
         running_mean, running_var, tracked,  # (G, C) or (C,), likewise, and int64 ()
         new_mean, new_var, new_tracked,  # out, in training; may be the same
         weights, has_state, N, G, C, P, units, span, chunks, eps, momentum, training,
@@ -483,7 +487,7 @@ def _by_units(grad_units, first, c, live, C, R, BLOCK_R: tl.constexpr):
 def relay_backward(
         scratch, saved, grads,  # of sums; of relay; out
         state, grad_state,  # (2, N, C); read where has_state, has_grad_state
-        grad_before,  # out, likewise: of the state before the group in turn, at last 0
+        grad_before,  # out: of the state before group g; at the end, of the first state
         weights, has_state, has_grad_state, N, G, C, units,
         count, training, team,  # values of a group and channel; -; programs a clip
         BLOCK_C: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr):

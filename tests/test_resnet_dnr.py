@@ -285,7 +285,7 @@ def test_autocast(device, dtype, rtol):
 
 
 def test_autocast_leaves_the_relay_in_full_precision():
-    # The other backends call no layers; test_resnet_dnr_fused.py has theirs.
+    # With 'triton', a cell is not called; test_resnet_dnr_fused.py has that.
     norm = CrossTemporalNorm(8, 4, 2, 'grouped', backend='plain')
     seen = []
     norm.relay.input_map.register_forward_hook(

@@ -142,7 +142,7 @@ def test_dynamic_networks_add_cells_and_drop_what_they_replace(depth):
 
 
 def published_shapes(depth):
-    """As DNR.md lists them, for a bottleneck network."""
+    """Of the published code, for a bottleneck network."""
     names = {}
     for name, shape in torchvision_shapes(depth).items():
         match = re.fullmatch(r'(layer\d)\.(\d+)\.(bn[12]\.)?(.*)', name)
