@@ -361,12 +361,13 @@ def _sums(groups):
 
 
 class _Launch:
-    """A kernel for images of one shape: its grid, and all arguments but the tensors.
+    """A kernel for images of one shape: its grid, and arguments but tensors and flags.
 
     ``kernel[grid](...)`` looks at each argument of each launch to find the compiled
     kernel, which takes longer than many a kernel runs. ``kernel.warmup`` does it once.
-    What it looks at is the same ever after: dtypes and integers are the plan's, and all
-    tensors begin at multiples of 16 bytes, see :func:`_laid_out`.
+    What it looks at is the same ever after: dtypes and integers are the plan's, and
+    tensors begin at multiples of 16 bytes, by :func:`_laid_out` or, as buffers do, by
+    themselves.
     """
 
     def __init__(self, kernel, programs, kinds, numbers, num_warps=8, together=False):

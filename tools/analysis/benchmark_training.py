@@ -231,7 +231,6 @@ def time_training(args):
 
     on_cuda = torch.cuda.is_available()
     iters = args.iters or (50 if on_cuda else 5)
-    warmup = args.warmup or (10 if on_cuda else 1)
     options = {}
     if args.cfg_options:
         parser = argparse.ArgumentParser()
@@ -245,6 +244,10 @@ def time_training(args):
                 read_made(v1, data, args.folder)
             cfg = mmaction2.translate(v1, splits=('train',))
             cfg.default_hooks.checkpoint = None
+            # While the network compiles, each loader makes two batches ready: they
+            # must be used up, or a loop that waits for data seems not to.
+            ready = 4 * cfg.train_dataloader.num_workers
+            warmup = args.warmup or (max(10, ready) if on_cuda else 1)
             cfg.train_cfg.max_epochs = warmup + 2 * iters  # of an iteration or more
             cfg.experiment_name = f'{data}_{words}'
             jobs.append((data, words, cfg))
