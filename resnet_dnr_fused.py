@@ -19,6 +19,7 @@ import functools
 import importlib
 import logging
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Callable, NamedTuple
 
@@ -26,6 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 try:
     import triton
 except ImportError:
@@ -489,7 +494,7 @@ class _Plan:
         launches = [launch for launch in launches if launch.run is None]
         if INTERPRETED or not launches:
             return
-        with ThreadPoolExecutor() as pool:
+        with _one_process(), ThreadPoolExecutor() as pool:
             done = [pool.submit(launch.compile, self.device) for launch in launches]
             if wait(done, timeout=5).not_done:
                 logger.warning(
@@ -498,6 +503,18 @@ class _Plan:
                 )
         for future in done:
             future.result()
+
+
+@contextlib.contextmanager
+def _one_process():
+    """One of a user's processes at a time; those after it find its kernels on disk."""
+    if fcntl is None:
+        yield
+        return
+    path = os.path.join(tempfile.gettempdir(), f'resnet_dnr_{os.getuid()}.lock')
+    with open(path, 'a') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 _cached_plan = functools.lru_cache(None)(_Plan)

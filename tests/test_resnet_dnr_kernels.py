@@ -1,6 +1,10 @@
 """The kernels compile for a GPU on any machine, in few variants and little time."""
 
 import os
+import subprocess
+import sys
+import tempfile
+import threading
 
 import pytest
 import torch
@@ -108,3 +112,37 @@ def test_few_variants_in_little_time(dtype, channels_last, variants, monkeypatch
         assert compiled.metadata.shared <= 48 * 1024
     # On one core of 2026: 8 s, and 10 s.
     assert cpu_seconds() - start < 40
+
+
+def test_one_process_compiles_at_a_time(tmp_path, monkeypatch):
+    """Another one that compiles is waited for, and one that was killed is not."""
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    code = 'import resnet_dnr_fused as fused, sys\n'
+    code += (
+        'with fused._one_process():\n    print("in", flush=True)\n    sys.stdin.read()'
+    )
+    other = subprocess.Popen(
+        [sys.executable, '-c', code],
+        cwd=os.path.dirname(fused.__file__),
+        env={**os.environ, 'TMPDIR': str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    entered = threading.Event()
+
+    def enter():
+        with fused._one_process():
+            entered.set()
+
+    try:
+        assert other.stdout.readline() == 'in\n'
+        thread = threading.Thread(target=enter)
+        thread.start()
+        assert not entered.wait(0.5)
+        other.kill()
+        thread.join(60)
+        assert entered.is_set()
+    finally:
+        other.kill()
+        other.communicate()
