@@ -75,7 +75,7 @@ def test_clip(folder):
     for image, number in zip(results['imgs'], numbers):
         assert np.array_equal(image, frames[number - 1])
     item = data[1]  # a video of 3 frames
-    assert item['inputs'].shape == (8, 3, 64, 64)
+    assert item['inputs'].shape == (8, 3, 32, 32)
     assert item['data_samples'].gt_labels.item.item() == 1
 
 
@@ -134,7 +134,7 @@ def test_endings_in_the_list(folder):
     (folder / 'endings.txt').write_text('last.mp4 0\nother.mov 1\n')
     shutil.copy(folder / 'short.mp4', folder / 'other.mov')
     data = train_set(folder, ann_file=str(folder / 'endings.txt'), video_ext=None)
-    assert data[1]['inputs'].shape == (8, 3, 64, 64)
+    assert data[1]['inputs'].shape == (8, 3, 32, 32)
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])
