@@ -8,9 +8,9 @@ NETWORKS = ('bn', 'tsm', 'dnr', 'tsm_dnr', 'slowonly', 'slowonly_dnr')
 FOLDS = (1, 2, 3, 4)
 RATES, EPOCHS = (0.005, 0.01, 0.02), (20, 40)
 
-# What the runs of part `search` found for each test fold, without it: the rate and the
-# number of epochs. `plot_study.py` prints these lines. One recipe serves all networks;
-# OWN is the best of BatchNorm's and of TSM's.
+# To be what part `search`, which has not run, finds for each test fold, without it: the
+# rate and the number of epochs. `plot_study.py` prints these lines. One recipe serves
+# all networks; OWN is the best of BatchNorm's and of TSM's.
 RECIPE = dict(
     scratch={1: (0.01, 40), 2: (0.01, 40), 3: (0.01, 40), 4: (0.01, 40)},
     arrow={1: (0.01, 40), 2: (0.01, 40), 3: (0.01, 40), 4: (0.01, 40)},

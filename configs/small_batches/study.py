@@ -16,8 +16,9 @@ data = (
 )
 
 SEEDS = (0, 1, 2)
-# What part `search` found: under it, BatchNorm with 8 clips learns the processes. A
-# depth of 50 or 18, and what else is set, SMALL or MORE. EPOCHS is a multiple of 8.
+# To be what part `search` finds, which has not run: a recipe under which BatchNorm
+# with 8 clips learns the processes. A depth of 50 or 18, and what else is set, SMALL
+# or MORE. EPOCHS is a multiple of 8.
 RATE, EPOCHS, DEPTH, OPTIONS = 0.02, 24, 50, []
 BATCHES = {
     clips: [

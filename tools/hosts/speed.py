@@ -109,8 +109,8 @@ def speed_of(cfg):
     channels_last, accumulate = cfg.get('channels_last'), cfg.get('accumulate')
     accumulate = 1 if accumulate is None else accumulate
     if channels_last is None:
-        # The compiler has convolutions channels last. Of a contiguous network it would
-        # copy the images before and after each dynamic normalization.
+        # The compiler has convolutions channels last. Where a contiguous network's last
+        # images are 1 x 1, its check of a gradient's layout fails (torch 2.11).
         channels_last = compile is not None
     if amp is not None and amp not in DTYPES:
         raise HostError(f'amp={amp!r} should be bf16, fp16 or None')
