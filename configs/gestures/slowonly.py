@@ -29,10 +29,12 @@ native = dict(
                 dict(type='Resize', scale=(128, 128), keep_ratio=False),
                 dict(
                     type='RandomResizedCrop',
-                    area_range=(0.6, 1.0),
+                    area_range=(0.85, 1.0),
                     aspect_ratio_range=(0.8, 1.25),
                 ),
                 dict(type='Resize', scale=(112, 112), keep_ratio=False),
+                dict(type='Flip', flip_ratio=0, flip_label_map={4: 5, 5: 4}),
+                dict(type='ColorJitter', brightness=0, contrast=0, saturation=0, hue=0),
                 dict(type='FormatShape', input_format='NCTHW'),
                 dict(type='PackActionInputs'),
             ]

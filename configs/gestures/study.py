@@ -6,14 +6,27 @@ data = 'tools/study/prepare_gestures.sh VIDEOS CLIPS_CSV'
 SEEDS = (0, 1, 2)
 NETWORKS = ('bn', 'tsm', 'dnr', 'tsm_dnr', 'slowonly', 'slowonly_dnr')
 FOLDS = (1, 2, 3, 4)
-RATES, EPOCHS = (0.005, 0.01, 0.02), (20, 40)
 
-# To be what part `search`, which has not run, finds for each test fold, without it: the
-# rate and the number of epochs. `plot_study.py` prints these lines. One recipe serves
-# all networks; OWN is the best of BatchNorm's and of TSM's.
+PIPELINE = 'native.train_dataloader.dataset.pipeline'
+AUGMENTED = [
+    f'{PIPELINE}.3.area_range=(0.6,1.0)',
+    f'{PIPELINE}.5.flip_ratio=0.5',
+    f'{PIPELINE}.6.brightness=0.4',
+    f'{PIPELINE}.6.contrast=0.4',
+    f'{PIPELINE}.6.saturation=0.4',
+]
+# What part `search` tries: rates and epochs, and whether clips are augmented.
+RECIPES = dict(
+    r02_e80=['optimizer.lr=0.02', 'total_epochs=80'],
+    r02_e80_augmented=['optimizer.lr=0.02', 'total_epochs=80', *AUGMENTED],
+    r04_e80_augmented=['optimizer.lr=0.04', 'total_epochs=80', *AUGMENTED],
+    r04_e160_augmented=['optimizer.lr=0.04', 'total_epochs=160', *AUGMENTED],
+)
+# What it has found for each test fold, without it: `plot_study.py` prints these lines.
+# One recipe serves all networks; OWN is the best of BatchNorm's and of TSM's.
 RECIPE = dict(
-    scratch={1: (0.01, 40), 2: (0.01, 40), 3: (0.01, 40), 4: (0.01, 40)},
-    arrow={1: (0.01, 40), 2: (0.01, 40), 3: (0.01, 40), 4: (0.01, 40)},
+    arrow=dict.fromkeys(FOLDS, 'r02_e80_augmented'),
+    scratch=dict.fromkeys(FOLDS, 'r02_e80_augmented'),
 )
 OWN = dict(bn=RECIPE, tsm=RECIPE)
 
@@ -28,56 +41,56 @@ PRETRAINING = [
     'optimizer.weight_decay=0.0001',
     'lr_config.warmup_iters=300',
     'checkpoint_config.interval=2',
-    'total_epochs=8',
+    'total_epochs=12',
 ]
 
 
-def training(rate, epochs):
-    return [f'optimizer.lr={rate}', f'total_epochs={epochs}']
+def final(start, networks, recipe, name, part):
+    """The runs whose figures are reported, of some networks with their recipe.
 
-
-def final(start, networks, recipes, name, of):
-    """The runs whose figures are reported, of some networks with their recipe."""
+    Yields:
+        dict: a group for each test fold, whose recipe was found without it.
+    """
     begin = dict(begin='pre_{network}_s{seed}') if start == 'arrow' else {}
-    return dict(
-        name=name,
-        config='{network}.py',
-        of=dict(
-            part=[of],
-            start=[start],
-            seed=SEEDS,
-            fold={fold: training(*recipes[start][fold]) for fold in FOLDS},
-            network=networks,
-        ),
-        options=[
-            'data.train.ann_file=data/gestures/fold{fold}/train_rawframes.txt',
-            'data.test.ann_file=data/gestures/fold{fold}/test_rawframes.txt',
-        ],
-        evaluations=['order'],
-        **begin,
-    )
+    for fold in FOLDS:
+        chosen = recipe[start][fold]
+        yield dict(
+            name=name,
+            config='{network}.py',
+            of=dict(
+                part=[part],
+                start=[start],
+                seed=SEEDS,
+                fold=[fold],
+                recipe={chosen: RECIPES[chosen]},
+                network=networks,
+            ),
+            options=[
+                'data.train.ann_file=data/gestures/fold{fold}/train_rawframes.txt',
+                'data.test.ann_file=data/gestures/fold{fold}/test_rawframes.txt',
+            ],
+            evaluations=['order'],
+            **begin,
+        )
 
 
 def search(start, networks):
     """Runs without a test fold: two others to train on, the third to test on."""
     begin = dict(begin='pre_{network}_s{seed}') if start == 'arrow' else {}
     return dict(
-        name='search_' + start + '_{network}_f{fold}_r{rate}_e{epochs}_s{seed}',
+        name='search_' + start + '_{network}_f{fold}_{recipe}',
         config='{network}.py',
         of=dict(
             part=['search'],
             start=[start],
             seed=[0],
-            rate=RATES,
-            epochs=EPOCHS,
+            recipe=RECIPES,
             fold=FOLDS,
             network=networks,
         ),
         options=[
             'data.train.ann_file=data/gestures/search{fold}/train_rawframes.txt',
             'data.test.ann_file=data/gestures/search{fold}/val_rawframes.txt',
-            'optimizer.lr={rate}',
-            'total_epochs={epochs}',
         ],
         evaluations=['top1'],
         **begin,
@@ -93,19 +106,9 @@ runs = [
         evaluations=['pairs'],
     ),
     *(search(start, ('bn', 'tsm', 'dnr')) for start in ('arrow', 'scratch')),
-    *(
-        final(start, NETWORKS, RECIPE, start + '_{network}_f{fold}_s{seed}', 'one')
-        for start in ('arrow', 'scratch')
-    ),
-    *(
-        final(
-            start,
-            [network],
-            OWN[network],
-            'own_' + start + '_{network}_f{fold}_s{seed}',
-            'own',
-        )
-        for network in OWN
-        for start in ('arrow', 'scratch')
-    ),
 ]
+for start in ('arrow', 'scratch'):
+    runs += final(start, NETWORKS, RECIPE, start + '_{network}_f{fold}_s{seed}', 'one')
+    for network in OWN:
+        name = 'own_' + start + '_{network}_f{fold}_s{seed}'
+        runs += final(start, [network], OWN[network], name, 'own')

@@ -14,6 +14,7 @@ from hosts.mmaction2_components import (
     V1ReadFrames,
     V1Results,
     V1SampleFrames,
+    collate_labelled,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,6 +43,26 @@ def test_a_stacked_batch_is_normalized_like_a_list_of_clips(to_rgb):
         assert not any(
             mine is given for mine in got['data_samples'] for given in samples
         )
+
+
+def test_labels_come_in_one_tensor():
+    clips = [
+        dict(
+            inputs=torch.full((8, 3, 4, 5), n, dtype=torch.uint8),
+            data_samples=ActionDataSample().set_gt_labels(n),
+        )
+        for n in (3, 0, 7)
+    ]
+    batch = collate_labelled(clips)
+    assert batch['inputs'].shape == (3, 8, 3, 4, 5)
+    assert batch['data_samples'].tolist() == [[3], [0], [7]]
+    got = V1Preprocessor(mean=[0.0] * 3, std=[1.0] * 3)(batch, training=True)
+    assert [sample.gt_labels.item.tolist() for sample in got['data_samples']] == [
+        [3],
+        [0],
+        [7],
+    ]
+    assert torch.equal(got['inputs'], batch['inputs'].float())
 
 
 def test_a_stacked_batch_is_not_stacked_again():

@@ -20,6 +20,7 @@ from hosts.speed import (
     check_compiler,
     config_options,
     describe,
+    fuse,
     rate_scale,
     speed_of,
 )
@@ -152,6 +153,25 @@ def test_the_command_wins():
 )
 def test_a_compiled_network_is_channels_last(values, channels_last):
     assert speed_of(values)['channels_last'] is channels_last
+
+
+@pytest.mark.parametrize(
+    'on_cuda, compile, optimizer, fused',
+    [
+        (True, 'default', dict(type='SGD', lr=1), True),
+        (True, 'default', dict(type='SGD', lr=1, fused=False), False),
+        (True, 'default', dict(type='SGD', lr=1, foreach=True), None),
+        (True, 'default', dict(type='Rprop', lr=1), None),
+        (True, None, dict(type='SGD', lr=1), None),
+        (False, 'default', dict(type='SGD', lr=1), None),
+    ],
+)
+def test_a_compiled_training_on_a_gpu_has_a_fused_optimizer(
+    on_cuda, compile, optimizer, fused, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: on_cuda)
+    fuse(optimizer, dict(PLAIN, compile=compile))
+    assert optimizer.get('fused') is fused
 
 
 @pytest.mark.parametrize('on_cuda, name', [(True, 'gcc'), (False, 'g++')])

@@ -23,9 +23,11 @@ from mmaction.registry import (
     MODELS,
     TRANSFORMS,
 )
+from mmaction.structures import ActionDataSample
 from mmcv.transforms import BaseTransform
-from mmengine.dataset import DefaultSampler
+from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.evaluator import BaseMetric
+from mmengine.registry import FUNCTIONS
 from mmengine.structures import BaseDataElement
 from whole_files import write_whole
 
@@ -176,6 +178,24 @@ class V1FrameSize(BaseTransform):
         return results
 
 
+@FUNCTIONS.register_module()
+def collate_labelled(clips):
+    """A batch for training: its clips, and a tensor of their labels.
+
+    The process that trains takes longer to receive a sample for each clip than to
+    receive the images. :class:`V1Preprocessor` makes the samples.
+
+    Args:
+        clips (list[dict]): of the data set, with inputs and data_samples.
+
+    Returns:
+        dict: inputs, stacked, and data_samples, labels (clips, 1) int64.
+    """
+    labels = [clip['data_samples'].gt_labels.item for clip in clips]
+    inputs = default_collate([clip['inputs'] for clip in clips])
+    return dict(inputs=inputs, data_samples=torch.stack(labels))
+
+
 @MODELS.register_module()
 class V1Preprocessor(ActionDataPreprocessor):
     """Copies a batch to the model's device at once, and normalizes it there.
@@ -203,6 +223,11 @@ class V1Preprocessor(ActionDataPreprocessor):
 
     def cast_data(self, data):
         """Copy tensors to the device; V1Head copies all labels of a batch at once."""
+        if isinstance(data, dict) and torch.is_tensor(data['data_samples']):
+            samples = [
+                ActionDataSample().set_gt_labels(n) for n in data['data_samples']
+            ]
+            data = dict(data, data_samples=samples)  # of collate_labelled
         if isinstance(data, BaseDataElement):
             return data.new()  # which gets the scores: the caller's stays as it is
         return super().cast_data(data)

@@ -23,7 +23,7 @@ from .lists import check_template
 from .mmaction2_native import merge_native
 from .options import read_config
 from .resuming import check_settings
-from .speed import describe, of_backbone, rate_scale, speed_of
+from .speed import describe, fuse, of_backbone, rate_scale, speed_of
 from .videos import check_flip_label_map, check_skip_broken
 
 # What the native config imports: the backbone, and v1's rules.
@@ -395,7 +395,7 @@ def _dataloader(
         persistent_workers=workers_per_gpu > 0,
         # Batches are stacked by the loaders and received beside the
         # computation.
-        collate_fn=dict(type='default_collate'),
+        collate_fn=dict(type='collate_labelled' if training else 'default_collate'),
         pin_memory=True,
         sampler=sampler,
         dataset=dataset,
@@ -441,6 +441,7 @@ def _check_length(split, new_length, num_segments, backbone, temporal_size):
 def _optim_wrapper(v1, speed):
     optimizer = dict(v1.optimizer)
     check_settings(optimizer)
+    fuse(optimizer, speed)
     wrapper = dict(
         type='V1OptimWrapper',
         optimizer=optimizer,

@@ -33,6 +33,7 @@ from .speed import (
     FastBackbone,
     config_options,
     describe,
+    fuse,
     of_backbone,
     rate_scale,
     speed_of,
@@ -354,6 +355,8 @@ def set_speed(cfg, args):
         classes['ResNet_DNR'] = type('ResNet_DNR', (FastBackbone, plain), {})
         cfg.model.backbone.update(of_backbone(speed))
         lines = describe(speed)
+    if not hasattr(args, 'checkpoint'):
+        fuse(cfg.optimizer, speed)
     scale = rate_scale(cfg)
     if scale and scale['enable'] and not hasattr(args, 'checkpoint'):
         clips = int(os.environ['WORLD_SIZE']) * cfg.data.videos_per_gpu

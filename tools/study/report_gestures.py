@@ -138,20 +138,17 @@ def per_cent(values, interval=True):
 
 
 def recipes_of(runs):
-    """The rates and epochs that a group's runs have, by fold."""
-    found = {}
-    for run in runs:
-        config = run['settings']['config']
-        found[run['run']['fold']] = (config['optimizer']['lr'], config['total_epochs'])
+    """The names of the recipes that a group's runs have, by fold."""
+    found = {run['run']['fold']: run['run']['recipe'] for run in runs}
     if len(set(found.values())) == 1:
-        return '{}, {}'.format(*next(iter(found.values())))
-    return '; '.join(f'{found[f][0]}, {found[f][1]}' for f in sorted(found))
+        return next(iter(found.values()))
+    return '; '.join(found[fold] for fold in sorted(found))
 
 
 def make_table(runs, part, ridge=None):
     """The table of accuracies of the runs of a part, in Markdown."""
     lines = [
-        '| network | trained before on | rate, epochs | seeds | clips | top-1 '
+        '| network | trained before on | recipe | seeds | clips | top-1 '
         '| left/right | up/down | shuffled | reversed | mirrored |',
         '|---|---|---|---|---|---|---|---|---|---|---|',
     ]
@@ -206,20 +203,20 @@ def searched(runs):
     """What the search found.
 
     Returns:
-        dict: (start, network, rate, epochs) to a dict from a test fold to the
-        accuracy on the fold that was tried.
+        dict: (start, network, recipe) to a dict from a test fold to the accuracy on
+        the fold that was tried.
     """
     found = defaultdict(dict)
     for (part, start, network), group in runs.items():
         for content in group if part == 'search' else ():
             run = content['run']
-            key = start, network, run['rate'], run['epochs']
+            key = start, network, run['recipe']
             found[key][run['fold']] = content['evaluation']['test']['top1']
     return dict(found)
 
 
 def choose(found, start, networks, fold):
-    """The best rate and epochs of some networks for a test fold.
+    """The best recipe of some networks for a test fold.
 
     Args:
         found (dict): of :func:`searched`.
@@ -228,18 +225,16 @@ def choose(found, start, networks, fold):
         fold (int): the test fold.
 
     Returns:
-        tuple | None: rate and epochs; of equals the fewer epochs, then the lower
-        rate. None where a network's runs are not all there.
+        str | None: its name; of equals, the first by name. None where a network's
+        runs are not all there.
     """
     means = {}
-    for recipe in sorted({key[2:] for key in found if key[0] == start}):
-        values = [found.get((start, name, *recipe), {}).get(fold) for name in networks]
+    for recipe in sorted({key[2] for key in found if key[0] == start}):
+        values = [found.get((start, name, recipe), {}).get(fold) for name in networks]
         if None in values:
             return None
         means[recipe] = np.mean(values)
-    if not means:
-        return None
-    return min(means, key=lambda recipe: (-means[recipe], recipe[1], recipe[0]))
+    return max(means, key=means.get, default=None)
 
 
 def make_search(runs):
@@ -247,24 +242,22 @@ def make_search(runs):
     found = searched(runs)
     networks = [name for name in NAMES if any(key[1] == name for key in found)]
     lines = [
-        '| trained before on | rate | epochs | '
+        '| trained before on | recipe | '
         + ' | '.join(NAMES[name] for name in networks)
         + ' | mean |',
-        '|---|---|---|' + '---|' * (len(networks) + 1),
+        '|---|---|' + '---|' * (len(networks) + 1),
     ]
-    for start, rate, epochs in sorted({(k[0], *k[2:]) for k in found}):
+    for start, recipe in sorted({(k[0], k[2]) for k in found}):
         means = [
-            np.mean(list(found[start, name, rate, epochs].values()))
-            if (start, name, rate, epochs) in found
+            np.mean(list(found[start, name, recipe].values()))
+            if (start, name, recipe) in found
             else np.nan
             for name in networks
         ]
         cells = [
             '-' if np.isnan(m) else f'{100 * m:.1f}' for m in [*means, np.mean(means)]
         ]
-        lines.append(
-            f'| {STARTS[start]} | {rate} | {epochs} | ' + ' | '.join(cells) + ' |'
-        )
+        lines.append(f'| {STARTS[start]} | {recipe} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
