@@ -14,8 +14,8 @@ data = dict(
     val=clip,
     test=clip,
 )
-optimizer = dict(lr=0.02)
+optimizer = dict(lr=0.04)
 auto_scale_lr = dict(base_batch_size=16)
 lr_config = dict(warmup_iters=20)
-total_epochs = 40
+total_epochs = 100
 work_dir = './work_dirs/DNR_r18_own_videos_cpu'

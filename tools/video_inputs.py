@@ -1,7 +1,7 @@
 """A trained recognizer, and one video as testing shows it to the network.
 
     config = testing_config('configs/DNR_resnet18_own_videos_cpu.py')
-    model = load_recognizer(config, 'work_dirs/DNR_r18_own_videos_cpu/epoch_20.pth')
+    model = load_recognizer(config, 'work_dirs/DNR_r18_own_videos_cpu/epoch_100.pth')
     clip = clip_inputs(config, 'wave.mp4')
     images = clip['inputs']  # (images, 3, H, W) uint8, BGR
 

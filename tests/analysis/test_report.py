@@ -124,6 +124,30 @@ def test_one_result_without_names(work):
     assert text.count('No clip is wrong.') == 2  # of the pairs, and of the clips
 
 
+def test_figures_in_a_file(work):
+    code, output = report(work, 'bn.pkl', 'dnr.pkl', '--json', 'made/figures.json')
+    assert code == 0, output
+    assert output.endswith('wrote made/figures.json\n')
+    figures = json.loads((work / 'made/figures.json').read_text())
+    assert figures['config'] == 'config.py' and figures['versions']
+    lines = (work / 'data/arrow/test.txt').read_text().splitlines()
+    labels = np.array([int(line.split()[2]) for line in lines])
+    right = {}
+    for result in figures['results']:
+        path = work / f'{result["name"]}.pkl'
+        scores = np.concatenate(pickle.loads(path.read_bytes()))
+        right[result['name']] = scores.argmax(1) == labels
+        top1 = result['accuracies']['Top-1']
+        assert top1['share'] == right[result['name']].mean()
+        assert top1['low'] < top1['share'] <= top1['high']
+        assert np.trace(result['confusion']) == right[result['name']].sum()
+        assert np.sum(result['confusion']) == result['clips'] == len(labels)
+    gained = right['dnr'] & ~right['bn']
+    assert figures['difference']['gained'] == gained.sum()
+    code, output = report(work, 'bn.pkl', '--json', 'figures.txt')
+    assert code == 1 and 'figures.txt' in output
+
+
 def test_video_files_and_frames_that_cannot_be_read(work):
     (work / 'videos').mkdir()
     labels = [0, 1, 2, 3] * 3

@@ -70,6 +70,11 @@ def test_arrow_has_the_runs_of_its_results():
     assert set(names_of('arrow')) == results
 
 
+@pytest.mark.parametrize('path', sorted(ROOT.glob('configs/*/study.py')))
+def test_studies_have_the_names_of_their_folders(path):
+    assert read_study(path).name == path.parent.name
+
+
 def test_small_batches_take_equal_steps():
     runs = read_study(ROOT / 'configs/small_batches/study.py').runs
     final = [run for run in runs if run.values['part'] == 'final']

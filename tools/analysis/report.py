@@ -8,7 +8,8 @@ The page is one HTML file without links to others. It has accuracies with
 intervals, all classes, the confusion matrix, the pairs of classes that are
 confused most, the clips that are most surely wrong, with their frames, and the
 calibration. Of two results of one list it says which classes the second gains,
-and whether the difference is more than chance.
+and whether the difference is more than chance. --json writes the figures to a file,
+too.
 
 It takes results of both hosts. The list of videos and the frames are those of
 data.test of CONFIG.
@@ -27,6 +28,7 @@ need_mmaction2('tools/analysis/report.py')
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
 from hosts.lists import read_list  # noqa: E402
 from hosts.options import add_cfg_options  # noqa: E402
@@ -34,15 +36,17 @@ from hosts.training_state import check_scores  # noqa: E402
 from hosts.videos import FORM  # noqa: E402
 from plain_data import read_arrays  # noqa: E402
 from rich.progress import track  # noqa: E402
+from run_description import describe_run  # noqa: E402
 from video_inputs import (  # noqa: E402
     class_names,
     clip_inputs,
     images_of,
     testing_config,
 )
+from whole_files import write_json  # noqa: E402
 
 from analysis.report_page import SURELY_WRONG, write_page  # noqa: E402
-from analysis.report_statistics import Result  # noqa: E402
+from analysis.report_statistics import Result, accuracies, compare  # noqa: E402
 
 HEIGHT = 96  # pixels, of the frames that are shown
 FRAMES = 8  # of a clip that are shown, at most
@@ -176,6 +180,38 @@ def strip_of(config, video):
     return jpeg.tobytes()
 
 
+def figures_of(results, classes):
+    """The figures of results, as --json has them.
+
+    Args:
+        results (list[Result]): one, or two of one list.
+        classes (list[str]): names by label.
+
+    Returns:
+        dict: classes; results, a dict of each with name, clips, accuracies (a name to
+        share, low, high), confusion (by label, then by predicted class); and, of two,
+        difference, as report_statistics.compare has it.
+    """
+    figures = dict(
+        classes=list(classes),
+        results=[
+            dict(
+                name=result.name,
+                clips=len(result.labels),
+                accuracies={
+                    name: dict(zip(('share', 'low', 'high'), values))
+                    for name, values in accuracies(result).items()
+                },
+                confusion=result.confusion.tolist(),
+            )
+            for result in results
+        ],
+    )
+    if len(results) == 2:
+        figures['difference'] = compare(*results)
+    return figures
+
+
 def report(args):
     """Run the command.
 
@@ -183,6 +219,8 @@ def report(args):
         HostError: what a user can mend.
     """
     check_out(args.out, ('.html', '.htm'))
+    if args.json:
+        check_out(args.json, ('.json',))
     names = name_results(args.results)
     config = testing_config(args.config, args.cfg_options)
     dataset = config.test_dataloader.dataset
@@ -219,6 +257,11 @@ def report(args):
             f'page says: {next(iter(unread.values()))}'
         )
     print(f'wrote {args.out}')
+    if args.json:
+        described = describe_run(torch.device('cpu'))
+        content = dict(config=args.config, cfg_options=args.cfg_options, **described)
+        write_json(args.json, dict(content, **figures_of(results, classes)))
+        print(f'wrote {args.json}')
 
 
 def parse_args():
@@ -235,6 +278,7 @@ def parse_args():
     parser.add_argument(
         '--out', default='report.html', help='the page (default: %(default)s)'
     )
+    parser.add_argument('--json', metavar='FILE', help='the figures, besides the page')
     add_cfg_options(parser)
     return parser.parse_args()
 
