@@ -220,7 +220,7 @@ def report(args):
     """
     check_out(args.out, ('.html', '.htm'))
     if args.json:
-        check_out(args.json, ('.json',))
+        check_out(args.json, ('.json',), '--json')
     names = name_results(args.results)
     config = testing_config(args.config, args.cfg_options)
     dataset = config.test_dataloader.dataset
