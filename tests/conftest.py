@@ -18,6 +18,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools'), str(ROOT / 'tests')]
 # core that another program uses is not waited for.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+# The same examples in each run; a slow machine is no failure.
+try:
+    from hypothesis import settings
+except ImportError:  # mmaction v1's environment has none
+    pass
+else:
+    settings.register_profile('same', derandomize=True, deadline=None, database=None)
+    settings.load_profile('same')
+
 # For the tests that need a checkout of mmaction v1. Taken out of the
 # environment, where it would choose the host of all the others.
 V1_CHECKOUT = os.environ.pop('MMACTION_ROOT', None)

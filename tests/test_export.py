@@ -149,6 +149,7 @@ def test_onnx_bottlenecks(tmp_path):
     check_onnx(model, export(model), tmp_path)
 
 
+@pytest.mark.full
 def test_onnx_basic_blocks(tmp_path):
     """And ResNet-18's, which is quicker still."""
     model = build(18, stages=1)

@@ -22,7 +22,7 @@ from mmengine.utils import import_modules_from_strings
 from script_calls import call, make_clips
 
 DEMO = str(ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py')
-quick = settings(max_examples=50, deadline=None)
+quick = settings(max_examples=50)
 
 
 # ---- lists

@@ -88,13 +88,13 @@ def written(value):
     return value if isinstance(value, str) else repr(value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values)
 def test_any_value_comes_back(value):
     assert parse_value(written(value)) == value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=12))
 def test_any_text_is_a_value_or_refused(text):
     try:
@@ -103,7 +103,7 @@ def test_any_text_is_a_value_or_refused(text):
         assert 'is not closed' in str(error)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(words)
 def test_a_quoted_text_stays(text):
     assert parse_value(f'"{text}, (x]"') == f'{text}, (x]'
@@ -234,7 +234,7 @@ def test_a_config_that_cannot_be_read(tmp_path):
         assert message in str(error.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(NAMES),
     st.integers(0, 20),

@@ -97,6 +97,7 @@ def linked(trained, folder, *names):
     return folder
 
 
+@pytest.mark.full
 def test_more_epochs_have_the_rates_of_a_straight_run(data, trained, tmp_path):
     folder = linked(trained, tmp_path / 'work', 'epoch_2.pth', 'epoch_4.pth')
     code, output, rates = train(data, folder, 'total_epochs=8', arguments=['--resume'])

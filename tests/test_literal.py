@@ -111,7 +111,7 @@ def test_one_network():
 
 
 @pytest.mark.full
-@settings(derandomize=True, deadline=None, max_examples=10, database=None)
+@settings(max_examples=10)
 @given(
     depth=st.sampled_from([18, 34]),
     lengths=clip_lengths(),

@@ -109,7 +109,7 @@ def test_names_in_a_pickle_are_refused(tmp_path, monkeypatch, call, name):
     assert [path.name for path in tmp_path.iterdir()] == ['a.pkl']
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(st.data())
 def test_a_damaged_pickle_is_read_or_refused(data):
     whole = pickle.dumps([np.arange(4, dtype='f4').reshape(1, 4)] * 2)

@@ -127,6 +127,7 @@ def test_results_pickle(data, results):
     assert 'warning' not in output.lower()
 
 
+@pytest.mark.full
 def test_one_process_without_launcher(data, results):
     """The same scores in the list's order, to rounding.
 

@@ -390,6 +390,7 @@ def test_with_cp_recomputes_each_block():
     assert saved[True] < 0.5 * saved[False]
 
 
+@pytest.mark.full
 def test_with_cp_twice_backward_and_in_evaluation():
     model, plain = build(with_cp=True).double(), build().double()
     x = images().double().requires_grad_()
@@ -452,10 +453,9 @@ def assert_no_mixed_channel(module, args, output):
         assert ((on == 0) | (on == 1)).all()
 
 
+@pytest.mark.full
 @on_devices
-@pytest.mark.parametrize(
-    'depth, with_cp', [(18, False), pytest.param(50, True, marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize('depth, with_cp', [(18, False), (50, True)])
 def test_compile(depth, with_cp, device):
     reference = keep_from_zero(build_short(depth, 1, with_cp=with_cp)).to(device)
     model = compiled(copy.deepcopy(reference))

@@ -116,6 +116,7 @@ SOME_INTERPRETED = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.skipif(
     fused.triton is None, reason='triton is not installed; it is for Linux'
 )
@@ -1036,6 +1037,7 @@ def test_transforms_are_plain(device, backend, monkeypatch):
     assert_plain(chosen)
 
 
+@pytest.mark.full
 @on_paths
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 def test_traces_are_plain(device, backend, monkeypatch):

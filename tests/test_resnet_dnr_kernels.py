@@ -87,11 +87,12 @@ def launches(clips, size, dtype, channels_last, training):
         yield from (*plan.forward, *(plan.backward if training else ()))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     'dtype, channels_last, variants',
     [
         (torch.bfloat16, True, 6),
-        pytest.param(torch.float32, False, 10, marks=pytest.mark.full),
+        (torch.float32, False, 10),
     ],
     ids=['bfloat16 channels last', 'float32 contiguous'],
 )

@@ -7,6 +7,8 @@ from conftest import ROOT
 from networks import TOOLS, frames_of, save_checkpoint, small  # noqa: F401
 from script_calls import call
 
+pytestmark = pytest.mark.full
+
 CONFIG = """
 _base_ = {base!r}
 class_names = 'classes.txt'
@@ -36,10 +38,7 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(
-    scope='module',
-    params=['ResNetTSM', pytest.param('ResNet3dSlowOnly', marks=pytest.mark.full)],
-)
+@pytest.fixture(scope='module', params=list(NETWORKS))
 def folder(request, small, tmp_path_factory):  # noqa: F811
     """A folder as `small` is, of another network."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -76,7 +75,6 @@ def test_the_tools(folder):
     assert code == 0 and 'depth 18, a clip of 8 frames of 32 x 32' in output, output
 
 
-@pytest.mark.full
 def test_export(folder):
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')

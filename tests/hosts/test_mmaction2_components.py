@@ -113,7 +113,7 @@ def v1_frames(total, segments, length, step, shift, jitter, test_mode):
     return [int(frame) for frame in frames]
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500)
 @given(
     total=st.integers(1, 90),
     segments=st.integers(1, 10),

@@ -239,6 +239,7 @@ def test_ten_crop(tmp_path):
     assert out.shape == (80, 3, 224, 224)
 
 
+@pytest.mark.full
 def test_training_images(tmp_path):
     """Every crop is one of v1's 65 boxes, resized, flipped or not."""
     images = frames(tmp_path, 340, 256)

@@ -297,6 +297,7 @@ def test_compiled():
 # ---- the training
 
 
+@pytest.mark.full
 def test_two_batches_a_step_are_one_of_twice_the_size(folder):
     """Weights and rates, where no statistics are of a batch; 12 clips fill 2 of 8."""
     frozen = ['model.backbone.bn_eval=True', 'model.backbone.dnr=none']

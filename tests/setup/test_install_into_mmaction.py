@@ -534,14 +534,15 @@ def test_a_failure_in_the_middle_is_rolled_back(script, ours, checkout, options,
 JOURNAL = '.resnet_dnr_install'
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     'task, half',
     [
         ('install', False),
-        pytest.param('install', True, marks=pytest.mark.full),
-        pytest.param('upgrade', False, marks=pytest.mark.full),
-        pytest.param('upgrade', True, marks=pytest.mark.full),
-        pytest.param('uninstall', False, marks=pytest.mark.full),
+        ('install', True),
+        ('upgrade', False),
+        ('upgrade', True),
+        ('uninstall', False),
     ],
 )
 def test_killed_at_any_file_operation(script, ours, checkout, tmp_path, task, half):
