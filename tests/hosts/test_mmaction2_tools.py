@@ -33,6 +33,10 @@ data = dict(workers_per_gpu=0, train=clip, val=clip, test=clip)
 """
 
 
+# The inferencer's visualizer has no folder for pictures, and is asked for none.
+NO_PICTURES = pytest.mark.filterwarnings('ignore:Failed to add:UserWarning')
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """Clips as frames and as videos, a converted config of each, and a checkpoint."""
@@ -86,6 +90,7 @@ def test_inference_recognizer_on_videos(folder, monkeypatch):
     np.testing.assert_allclose(scores, our_scores(folder, 'videos'), atol=1e-5)
 
 
+@NO_PICTURES
 def test_inferencer_on_videos(folder, monkeypatch):
     """By dicts; and by paths where decord is, which mmaction2 opens them with."""
     from mmaction.apis.inferencers import MMAction2Inferencer
@@ -107,6 +112,7 @@ def test_inferencer_on_videos(folder, monkeypatch):
         np.testing.assert_allclose(scores, wanted, atol=1e-5)
 
 
+@NO_PICTURES
 def test_inferencer_on_frames(folder, monkeypatch):
     """Folders of frames, numbered from 1 by the template of the config."""
     from mmaction.apis.inferencers import ActionRecogInferencer
