@@ -45,7 +45,7 @@ def test_a_stacked_batch_is_normalized_like_a_list_of_clips(to_rgb):
         )
 
 
-def test_labels_come_in_one_tensor():
+def test_labels_come_in_one_array():
     clips = [
         dict(
             inputs=torch.full((8, 3, 4, 5), n, dtype=torch.uint8),

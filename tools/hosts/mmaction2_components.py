@@ -180,10 +180,11 @@ class V1FrameSize(BaseTransform):
 
 @FUNCTIONS.register_module()
 def collate_labelled(clips):
-    """A batch for training: its clips, and a tensor of their labels.
+    """A batch for training: its clips, and an array of their labels.
 
-    The process that trains takes longer to receive a sample for each clip than to
-    receive the images. :class:`V1Preprocessor` makes the samples.
+    The process that trains receives each tensor through a connection of its own, and
+    samples one by one, which takes it longer than the images.
+    :class:`V1Preprocessor` makes the samples.
 
     Args:
         clips (list[dict]): of the data set, with inputs and data_samples.
@@ -191,9 +192,9 @@ def collate_labelled(clips):
     Returns:
         dict: inputs, stacked, and data_samples, labels (clips, 1) int64.
     """
-    labels = [clip['data_samples'].gt_labels.item for clip in clips]
+    labels = [clip['data_samples'].gt_labels.item.numpy() for clip in clips]
     inputs = default_collate([clip['inputs'] for clip in clips])
-    return dict(inputs=inputs, data_samples=torch.stack(labels))
+    return dict(inputs=inputs, data_samples=np.stack(labels))
 
 
 @MODELS.register_module()
@@ -223,7 +224,7 @@ class V1Preprocessor(ActionDataPreprocessor):
 
     def cast_data(self, data):
         """Copy tensors to the device; V1Head copies all labels of a batch at once."""
-        if isinstance(data, dict) and torch.is_tensor(data['data_samples']):
+        if isinstance(data, dict) and isinstance(data['data_samples'], np.ndarray):
             samples = [
                 ActionDataSample().set_gt_labels(n) for n in data['data_samples']
             ]
