@@ -545,7 +545,10 @@ def test_compile_other_batches(backend, dynamic):
     reference = build_short(18, stages, backend='plain')
     model = compiled(copy.deepcopy(reference), backend, dynamic=dynamic)
     seconds = []
-    for clips in (5, 4, 6):  # torch convolves fewer than 16 images in another way
+    sizes = [5, 4, 6]  # torch convolves fewer than 16 images in another way
+    if backend == 'inductor' and dynamic is False:
+        del sizes[2:]  # each is compiled like the first
+    for clips in sizes:
         x = images(4 * clips)
         start = time.process_time()
         y = model(x)

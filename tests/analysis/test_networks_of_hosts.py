@@ -19,20 +19,29 @@ model = dict(
         type='WithDNR',
         n_segment=8,
         backbone=dict(
-            type={network!r}, depth=18, out_indices=(3,), pretrained='none.pth'
+            type={network!r}, depth=18, pretrained='none.pth', {stages}
         ),
     ),
-    {pooling}
+    {head}
 )
 data = dict({data})
 """
 FORMAT = "{}=dict(input_format='NCTHW')"
 NETWORKS = {
-    'ResNetTSM': dict(recognizer='TSN2D', pooling='', data=''),
+    'ResNetTSM': dict(
+        recognizer='TSN2D',
+        stages='out_indices=(3,)',
+        head='',
+        data='',
+    ),
     'ResNet3dSlowOnly': dict(
         recognizer='TSN3D',
-        pooling="spatial_temporal_module=dict(_delete_=True, spatial_type='avg', "
-        "type='SimpleSpatialTemporalModule', temporal_size=8, spatial_size=1)",
+        # To export four stages takes minutes. A TSM has four.
+        stages='num_stages=1, spatial_strides=(1,), temporal_strides=(1,), '
+        'dilations=(1,), inflate=(0,), out_indices=(0,)',
+        head='cls_head=dict(in_channels=64), spatial_temporal_module=dict('
+        "_delete_=True, type='SimpleSpatialTemporalModule', spatial_type='avg', "
+        'temporal_size=8, spatial_size=8)',
         data=', '.join(map(FORMAT.format, ('train', 'val', 'test'))),
     ),
 }
