@@ -116,7 +116,6 @@ SOME_INTERPRETED = [
 ]
 
 
-@pytest.mark.full
 @pytest.mark.skipif(
     fused.triton is None, reason='triton is not installed; it is for Linux'
 )

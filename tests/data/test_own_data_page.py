@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     (folder / 'tools').symlink_to(ROOT / 'tools')
     (folder / 'configs').mkdir()
     for path in (ROOT / 'configs').glob('*.py'):
-        text = path.read_text().replace('total_epochs = 100', 'total_epochs = 1')
+        text = re.sub(r'total_epochs = \d+', 'total_epochs = 1', path.read_text())
         (folder / 'configs' / path.name).write_text(text)
     for seed in range(16):
         name = ('draw', 'wipe')[seed % 2]
@@ -49,7 +49,7 @@ def run_commands(commands, folder):
     for command in commands:
         command = command.replace('classes=10', 'classes=2')
         done = subprocess.run(
-            re.sub('epoch_(6|100)', 'epoch_1', command),
+            re.sub(r'epoch_\d+', 'epoch_1', command),
             shell=True,
             cwd=folder,
             env=env,

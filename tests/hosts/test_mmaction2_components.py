@@ -65,6 +65,18 @@ def test_labels_come_in_one_array():
     assert torch.equal(got['inputs'], batch['inputs'].float())
 
 
+def test_labels_of_several_classes_stay_as_they_are():
+    label = torch.tensor([0.5, 0, 1])
+    clip = dict(
+        inputs=torch.zeros(8, 3, 4, 5, dtype=torch.uint8),
+        data_samples=ActionDataSample().set_gt_labels(label),
+    )
+    batch = collate_labelled([clip, clip])
+    got = V1Preprocessor(mean=[0.0] * 3, std=[1.0] * 3)(batch, training=True)
+    for sample in got['data_samples']:
+        assert torch.equal(sample.gt_labels.item, label)
+
+
 def test_a_stacked_batch_is_not_stacked_again():
     preprocess = V1Preprocessor(mean=[0.0] * 3, std=[1.0] * 3, to_rgb=True)
     batch = torch.zeros(3, 8, 3, 4, 5, dtype=torch.uint8)

@@ -12,6 +12,7 @@ from hosts import HostError
 from hosts.mmaction2 import build_runner, model_of
 from hosts.mmaction2_config import IMPORTS, load_config, translate
 from hosts.mmaction2_runner import build_backbone, hand_over
+from hosts.speed import FUSED
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
@@ -334,6 +335,31 @@ def build(tmp_path, options=None):
     v1 = load_config(DEMO, options)
     v1.work_dir = str(tmp_path / 'work')
     return build_runner(translate(v1), 'none')
+
+
+def test_a_fused_optimizer_is_used_and_said(tmp_path, monkeypatch):
+    def fuse(optimizer, backbone):
+        assert backbone.compile == 'default'
+        optimizer.fused = True
+        return True
+
+    monkeypatch.setattr('hosts.mmaction2.fuse', fuse)
+    runner = build(tmp_path, dict(compile='default'))
+    wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    assert wrapper.optimizer.param_groups[0]['fused']
+    (log,) = tmp_path.glob('work/*/*.log')
+    assert FUSED in log.read_text()
+
+
+def test_how_batches_are_collated():
+    cfg = translate(load_config(DEMO), validate=True)
+    loaders = cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader
+    assert [loader.collate_fn.type for loader in loaders] == [
+        'collate_labelled',  # whose labels V1Preprocessor makes samples of
+        'default_collate',
+        'default_collate',
+    ]
+    assert cfg.model.data_preprocessor.type == 'V1Preprocessor'
 
 
 def test_the_backbone_is_built_once(tmp_path, monkeypatch):

@@ -156,21 +156,23 @@ def test_a_compiled_network_is_channels_last(values, channels_last):
 
 
 @pytest.mark.parametrize(
-    'on_cuda, compile, optimizer, fused',
+    'on_cuda, backbone, optimizer, fused',
     [
-        (True, 'default', dict(type='SGD', lr=1), True),
-        (True, 'default', dict(type='SGD', lr=1, fused=False), False),
-        (True, 'default', dict(type='SGD', lr=1, foreach=True), None),
-        (True, 'default', dict(type='Rprop', lr=1), None),
-        (True, None, dict(type='SGD', lr=1), None),
-        (False, 'default', dict(type='SGD', lr=1), None),
+        (True, dict(compile='default'), dict(type='SGD'), True),
+        (True, dict(compile='default', amp='bf16'), dict(type='SGD'), True),
+        (True, dict(compile='default', amp='fp16'), dict(type='SGD'), None),
+        (True, dict(compile='default'), dict(type='SGD', fused=False), False),
+        (True, dict(compile='default'), dict(type='SGD', foreach=True), None),
+        (True, dict(compile='default'), dict(type='AdamW'), None),
+        (True, dict(), dict(type='SGD'), None),
+        (False, dict(compile='default'), dict(type='SGD'), None),
     ],
 )
 def test_a_compiled_training_on_a_gpu_has_a_fused_optimizer(
-    on_cuda, compile, optimizer, fused, monkeypatch
+    on_cuda, backbone, optimizer, fused, monkeypatch
 ):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: on_cuda)
-    fuse(optimizer, dict(PLAIN, compile=compile))
+    assert fuse(optimizer, backbone) is bool(fused)
     assert optimizer.get('fused') is fused
 
 

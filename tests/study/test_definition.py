@@ -3,6 +3,7 @@
 import pytest
 from conftest import ROOT
 from hosts import HostError
+from mmengine import Config
 from study.definition import read_study
 
 GOOD = dict(
@@ -96,6 +97,15 @@ def test_gestures_never_search_on_the_test_fold():
             ' '.join(run.options)
         )
         assert not any('/test_rawframes' in option for option in run.options)
+    # Recipes set transforms by their places.
+    for config in ('recipe', 'slowonly'):
+        loader = Config.fromfile(ROOT / f'configs/gestures/{config}.py').native
+        pipeline = loader.train_dataloader.dataset.pipeline
+        assert [pipeline[place].type for place in (3, 5, 6)] == [
+            'RandomResizedCrop',
+            'Flip',
+            'ColorJitter',
+        ]
     one = [run for run in runs if run.values['part'] == 'one']
     assert len(one) == 6 * 2 * 4 * 3
     for run in one:

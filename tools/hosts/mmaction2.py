@@ -20,7 +20,7 @@ from .mmaction2_config import load_config, translate
 from .mmaction2_native import check_types, naming_native
 from .processes import interruptible
 from .resuming import begin, choose_seed, is_done
-from .speed import config_options
+from .speed import FUSED, config_options, fuse
 from .training_state import naming_folder
 
 __all__ = [
@@ -180,7 +180,12 @@ def build_runner(cfg, launcher):
             if cfg.get(loader):
                 cfg[loader].pin_memory = False  # or torch warns
     cfg.launcher = launcher
+    fused = cfg.get('optim_wrapper') and fuse(
+        cfg.optim_wrapper.optimizer, cfg.model.backbone
+    )
     runner = CheckedRunner.from_cfg(cfg)
+    if fused:
+        runner.logger.info(FUSED)
     # The backbone logs what it loads, through the run's own handlers.
     backbone_logger = logging.getLogger('resnet_dnr')
     backbone_logger.handlers = runner.logger.handlers

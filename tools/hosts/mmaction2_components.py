@@ -224,9 +224,10 @@ class V1Preprocessor(ActionDataPreprocessor):
 
     def cast_data(self, data):
         """Copy tensors to the device; V1Head copies all labels of a batch at once."""
-        if isinstance(data, dict) and isinstance(data['data_samples'], np.ndarray):
+        if isinstance(data, dict) and isinstance(data.get('data_samples'), np.ndarray):
             samples = [
-                ActionDataSample().set_gt_labels(n) for n in data['data_samples']
+                ActionDataSample().set_gt_labels(torch.from_numpy(label))
+                for label in data['data_samples']
             ]
             data = dict(data, data_samples=samples)  # of collate_labelled
         if isinstance(data, BaseDataElement):

@@ -23,7 +23,7 @@ from .lists import check_template
 from .mmaction2_native import merge_native
 from .options import read_config
 from .resuming import check_settings
-from .speed import describe, fuse, of_backbone, rate_scale, speed_of
+from .speed import describe, of_backbone, rate_scale, speed_of
 from .videos import check_flip_label_map, check_skip_broken
 
 # What the native config imports: the backbone, and v1's rules.
@@ -441,7 +441,6 @@ def _check_length(split, new_length, num_segments, backbone, temporal_size):
 def _optim_wrapper(v1, speed):
     optimizer = dict(v1.optimizer)
     check_settings(optimizer)
-    fuse(optimizer, speed)
     wrapper = dict(
         type='V1OptimWrapper',
         optimizer=optimizer,

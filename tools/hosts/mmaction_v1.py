@@ -30,6 +30,7 @@ from .locks import FolderLock
 from .processes import interruptible
 from .resuming import begin, choose_seed, is_done
 from .speed import (
+    FUSED,
     FastBackbone,
     config_options,
     describe,
@@ -355,8 +356,8 @@ def set_speed(cfg, args):
         classes['ResNet_DNR'] = type('ResNet_DNR', (FastBackbone, plain), {})
         cfg.model.backbone.update(of_backbone(speed))
         lines = describe(speed)
-    if not hasattr(args, 'checkpoint'):
-        fuse(cfg.optimizer, speed)
+    if not hasattr(args, 'checkpoint') and fuse(cfg.optimizer, cfg.model.backbone):
+        lines.append(FUSED)
     scale = rate_scale(cfg)
     if scale and scale['enable'] and not hasattr(args, 'checkpoint'):
         clips = int(os.environ['WORLD_SIZE']) * cfg.data.videos_per_gpu

@@ -244,6 +244,13 @@ def put_back(optimizer, settings):
         for name in set(group) - set(values) - {'params'}:
             del group[name]
         group.update(values)
+        # Loading has put the number of steps where the state's settings want it.
+        on_device = values.get('fused') or values.get('capturable')
+        for parameter in group['params']:
+            state = optimizer.state.get(parameter, {})
+            if torch.is_tensor(state.get('step')):
+                device = parameter.device if on_device else 'cpu'
+                state['step'] = state['step'].to(device)
 
 
 def check_optimizer(config, groups, checkpoint, path):

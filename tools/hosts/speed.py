@@ -4,7 +4,7 @@
     --channels-last       channels_last=True    the channels of a pixel lie together
     --compile [MODE]      compile='default'     the backbone by torch.compile, with
                                                 channels_last=True and, on a GPU,
-                                                PyTorch's fused optimizer
+                                                PyTorch's fused SGD
     --accumulate N        accumulate=N          the gradients of N batches a step
     --auto-scale-lr       auto_scale_lr=dict(enable=True, base_batch_size=N)
 
@@ -57,8 +57,8 @@ def add_options(parser, training):
         nargs='?',
         const='default',
         choices=MODES,
-        help='the backbone by torch.compile, with --channels-last; reduce-overhead '
-        'makes CUDA graphs of it',
+        help='the backbone by torch.compile, with --channels-last and a fused SGD; '
+        'reduce-overhead makes CUDA graphs of it',
     )
     if training:
         group.add_argument(
@@ -152,20 +152,36 @@ def check_compiler(on_cuda):
         raise HostError('compile needs Triton for a GPU: pip install triton')
 
 
-def fuse(optimizer, speed):
-    """Have a config's optimizer take a step in few launches, where compile is set.
+FUSED = (
+    "compile: steps are taken by PyTorch's fused SGD, in few launches; "
+    'optimizer.fused=False turns it off'
+)
+
+
+def fuse(optimizer, backbone):
+    """Have SGD take a step in few launches, where compile asks for speed.
+
+    Not with fp16: a fused step that is left out, because gradients overflow, leaves
+    momenta that nobody wrote (torch 2.13).
 
     Args:
-        optimizer (dict): of a v1 config, checked; gets fused=True, where its kind has
-            that and the config does not say how steps are taken.
-        speed (dict): of :func:`speed_of`.
+        optimizer (dict): of a config; gets fused=True, unless it says how steps are
+            taken.
+        backbone (dict): model.backbone, with what is not a default of amp and compile.
+
+    Returns:
+        bool: it got that.
     """
-    if not speed['compile'] or not torch.cuda.is_available():
-        return
-    kind = getattr(torch.optim, optimizer['type'])
-    asked = {'fused', 'foreach', 'differentiable'} & set(optimizer)
-    if 'fused' in inspect.signature(kind).parameters and not asked:
-        optimizer['fused'] = True
+    if not backbone.get('compile') or not torch.cuda.is_available():
+        return False
+    if optimizer.get('type') != 'SGD' or backbone.get('amp') == 'fp16':
+        return False
+    if {'fused', 'foreach', 'differentiable'} & set(optimizer):
+        return False
+    if 'fused' not in inspect.signature(torch.optim.SGD).parameters:  # before torch 2.3
+        return False
+    optimizer['fused'] = True
+    return True
 
 
 def rate_scale(cfg):
@@ -223,8 +239,7 @@ def describe(speed):
     if speed['compile']:
         lines.append(
             f'compile={speed["compile"]}: torch.compile makes the backbone at its '
-            f'first batch; batches of another size run without it. On a GPU, the '
-            f"optimizer is PyTorch's fused one, unless the config says fused=False"
+            f'first batch; batches of another size run without it'
         )
     if speed['accumulate'] > 1:
         lines.append(
