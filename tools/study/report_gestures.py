@@ -233,7 +233,7 @@ def choose(found, start, networks, fold):
         values = [found.get((start, name, recipe), {}).get(fold) for name in networks]
         if None in values:
             return None
-        means[recipe] = np.mean(values)
+        means[recipe] = round(np.mean(values), 9)  # equals are equal
     return max(means, key=means.get, default=None)
 
 
@@ -338,9 +338,11 @@ def report(folder):
     """The study's tables and pictures, as report_arrow.report has them."""
     runs, ridge = read(folder)
     print_choices(runs)
-    described = [content for group in runs.values() for content in group]
-    devices = sorted({content['device'] for content in described})
-    note = f'\n\nPer cent; {", ".join(devices)}.' if devices else ''
+    final = [
+        content for key, group in runs.items() if key[0] == 'one' for content in group
+    ]
+    devices = sorted({content['device'] for content in final})
+    note = '\n\n' + '; '.join(['Per cent', *devices]) + '.'
     tables = {
         'gestures': make_table(runs, 'one', ridge) + note,
         'gestures_differences': make_differences(runs),
