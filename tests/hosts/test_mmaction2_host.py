@@ -334,7 +334,9 @@ def build(tmp_path, options=None):
     """A Runner by the demo's config, in this process."""
     v1 = load_config(DEMO, options)
     v1.work_dir = str(tmp_path / 'work')
-    return build_runner(translate(v1), 'none')
+    cfg = translate(v1)
+    cfg.experiment_name = tmp_path.name  # by its second, it could be another test's
+    return build_runner(cfg, 'none')
 
 
 def test_a_fused_optimizer_is_used_and_said(tmp_path, monkeypatch):
