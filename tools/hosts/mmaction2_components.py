@@ -182,15 +182,15 @@ class V1FrameSize(BaseTransform):
 def collate_labelled(clips):
     """A batch for training: its clips, and an array of their labels.
 
-    The process that trains receives each tensor through a connection of its own, and
-    samples one by one, which takes it longer than the images.
-    :class:`V1Preprocessor` makes the samples.
+    The process that trains would receive each tensor through a connection of its own
+    and unpickle each sample. :class:`V1Preprocessor` makes the samples.
 
     Args:
         clips (list[dict]): of the data set, with inputs and data_samples.
 
     Returns:
-        dict: inputs, stacked, and data_samples, labels (clips, 1) int64.
+        dict: inputs, stacked, and data_samples, labels: (clips, 1) int64, or a row a
+        clip of the kind that the clips have.
     """
     labels = [clip['data_samples'].gt_labels.item.numpy() for clip in clips]
     inputs = default_collate([clip['inputs'] for clip in clips])
