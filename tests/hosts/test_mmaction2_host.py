@@ -362,6 +362,10 @@ def test_how_batches_are_collated():
         'default_collate',
     ]
     assert cfg.model.data_preprocessor.type == 'V1Preprocessor'
+    other = {'native.model.data_preprocessor.type': 'ActionDataPreprocessor'}
+    cfg = translate(load_config(DEMO, other))
+    assert cfg.model.data_preprocessor.type == 'ActionDataPreprocessor'
+    assert cfg.train_dataloader.collate_fn.type == 'default_collate'
 
 
 def test_the_backbone_is_built_once(tmp_path, monkeypatch):

@@ -176,6 +176,11 @@ def test_a_compiled_training_on_a_gpu_has_a_fused_optimizer(
     assert optimizer.get('fused') is fused
 
 
+def test_a_fused_optimizer_is_refused_with_fp16():
+    with pytest.raises(HostError, match='fused=True cannot be used with amp=fp16'):
+        fuse(dict(type='SGD', fused=True), dict(amp='fp16'))
+
+
 @pytest.mark.parametrize('on_cuda, name', [(True, 'gcc'), (False, 'g++')])
 def test_no_compiler(on_cuda, name, monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))

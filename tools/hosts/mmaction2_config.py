@@ -35,6 +35,7 @@ IMPORTS = [
 ]
 VIDEO_IMPORTS = ['hosts.mmaction2_videos']  # where it has video files
 SPLITS = ('train', 'val', 'test')
+LABELLED = dict(type='collate_labelled')  # whose batches V1Preprocessor takes
 # By v1's recognizer: of the images or clips that the network takes the format, what
 # v1 pools with, mmaction2's recognizer and head, and the networks for WithDNR.
 KINDS = dict(
@@ -178,6 +179,10 @@ def translate(v1, validate=False, splits=SPLITS):
         cfg['default_hooks']['count_replaced'] = dict(type='CountReplacedHook')
     cfg = Config(cfg)
     merge_native(cfg, v1.get('native'))
+    if cfg.get('train_dataloader', {}).get('collate_fn') == LABELLED:
+        preprocessor = cfg.model.get('data_preprocessor') or {}
+        if preprocessor.get('type') != 'V1Preprocessor':  # native's takes samples
+            cfg.train_dataloader.collate_fn.type = 'default_collate'
     if 'test' in splits:  # for mmaction2's inference_recognizer
         cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
     return cfg
@@ -395,7 +400,7 @@ def _dataloader(
         persistent_workers=workers_per_gpu > 0,
         # Batches are stacked by the loaders and received beside the
         # computation.
-        collate_fn=dict(type='collate_labelled' if training else 'default_collate'),
+        collate_fn=dict(LABELLED if training else dict(type='default_collate')),
         pin_memory=True,
         sampler=sampler,
         dataset=dataset,

@@ -161,8 +161,8 @@ FUSED = (
 def fuse(optimizer, backbone):
     """Have SGD take a step in few launches, where compile asks for speed.
 
-    Not with fp16: a fused step that is left out, because gradients overflow, leaves
-    momenta that nobody wrote (torch 2.13).
+    Not with fp16: where gradients overflow in the first step, it is left out, and fused
+    SGD leaves momenta that nobody wrote (torch 2.13).
 
     Args:
         optimizer (dict): of a config; gets fused=True, unless it says how steps are
@@ -171,10 +171,20 @@ def fuse(optimizer, backbone):
 
     Returns:
         bool: it got that.
+
+    Raises:
+        HostError: the config asks for fused SGD with fp16.
     """
+    fp16 = backbone.get('amp') == 'fp16'
+    if fp16 and optimizer.get('type') == 'SGD' and optimizer.get('fused'):
+        raise HostError(
+            'optimizer.fused=True cannot be used with amp=fp16: a first step that is '
+            'left out, because gradients overflow, would spoil the momenta. Leave '
+            'fused out, or use amp=bf16'
+        )
     if not backbone.get('compile') or not torch.cuda.is_available():
         return False
-    if optimizer.get('type') != 'SGD' or backbone.get('amp') == 'fp16':
+    if optimizer.get('type') != 'SGD' or fp16:
         return False
     if {'fused', 'foreach', 'differentiable'} & set(optimizer):
         return False
