@@ -4,7 +4,7 @@ name = 'gestures'
 data = 'tools/study/prepare_gestures.sh VIDEOS CLIPS_CSV'
 
 SEEDS = (0, 1, 2)
-NETWORKS = ('bn', 'tsm', 'dnr', 'tsm_dnr', 'slowonly', 'slowonly_dnr')
+NETWORKS = ('bn', 'tsm', 'dnr', 'dnr_g8', 'tsm_dnr', 'slowonly', 'slowonly_dnr')
 FOLDS = (1, 2, 3, 4)
 
 PIPELINE = 'native.train_dataloader.dataset.pipeline'

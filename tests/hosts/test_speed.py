@@ -33,7 +33,9 @@ CONFIGS = ROOT / 'configs'
 DEMO = CONFIGS / 'DNR_resnet18_arrow_demo.py'
 TRAIN = ROOT / 'tools' / 'train_recognizer.py'
 TEST = ROOT / 'tools' / 'test_recognizer.py'
-PLAIN = dict(amp=None, channels_last=False, compile=None, accumulate=1)
+PLAIN = dict(
+    amp=None, channels_last=False, compile=None, cuda_graph=False, accumulate=1
+)
 
 
 class Backbone(FastBackbone, ResNet_DNR):
@@ -131,13 +133,14 @@ def test_the_command_wins():
     add_options(parser, training=True)
     args = parser.parse_args([], argparse.Namespace(cfg_options=dict(amp='fp16')))
     assert config_options(args) == dict(amp='fp16')
-    line = '--amp --channels-last --compile reduce-overhead --accumulate 4'
+    line = '--amp --channels-last --compile reduce-overhead --cuda-graph --accumulate 4'
     line += ' --auto-scale-lr'
     args = parser.parse_args(line.split(), args)
     assert config_options(args) == {
         'amp': 'bf16',
         'channels_last': True,
         'compile': 'reduce-overhead',
+        'cuda_graph': True,
         'accumulate': 4,
         'auto_scale_lr.enable': True,
     }
@@ -192,7 +195,11 @@ def test_no_compiler(on_cuda, name, monkeypatch, tmp_path):
 def test_lines_and_changes():
     assert describe(PLAIN) == []
     speed = dict(
-        amp='bf16', channels_last=True, compile='reduce-overhead', accumulate=4
+        amp='bf16',
+        channels_last=True,
+        compile='default',
+        cuda_graph=True,
+        accumulate=4,
     )
     names = [line.partition('=')[0] for line in describe(speed)]
     assert names == list(speed)
@@ -200,7 +207,7 @@ def test_lines_and_changes():
     assert changes(speed, dict(speed=dict(speed, accumulate=1)), 'a.pth') is None
     assert changes(PLAIN, dict(speed=speed), 'a.pth') == (
         "amp is None and was 'bf16', channels_last is False and was True, compile is "
-        "None and was 'reduce-overhead' in a.pth: the command and the config count"
+        "None and was 'default' in a.pth: the command and the config count"
     )
 
 

@@ -28,7 +28,8 @@ SETTINGS = {
     'channels-last': dict(channels_last=True),
     'compile': dict(compile='default'),
     'reduce-overhead': dict(compile='reduce-overhead'),
-    'all': dict(amp='bf16', channels_last=True, compile='reduce-overhead'),
+    'cuda-graph': dict(cuda_graph=True),
+    'all': dict(amp='bf16', channels_last=True, compile='default', cuda_graph=True),
     'cudnn': dict(cudnn_benchmark=True),
     'bn': {'model.backbone.dnr': 'none'},
 }

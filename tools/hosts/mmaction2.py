@@ -180,8 +180,9 @@ def build_runner(cfg, launcher):
             if cfg.get(loader):
                 cfg[loader].pin_memory = False  # or torch warns
     cfg.launcher = launcher
+    graph = (cfg.get('train_cfg') or {}).get('cuda_graph', False)
     fused = cfg.get('optim_wrapper') and fuse(
-        cfg.optim_wrapper.optimizer, cfg.model.backbone
+        cfg.optim_wrapper.optimizer, cfg.model.backbone, graph
     )
     runner = CheckedRunner.from_cfg(cfg)
     if fused:

@@ -154,6 +154,7 @@ def translate(v1, validate=False, splits=SPLITS):
                 max_epochs=epochs,
                 val_interval=1,
                 accumulate=speed['accumulate'],
+                cuda_graph=speed['cuda_graph'],
             ),
             auto_scale_lr=rate_scale(v1),
             optim_wrapper=_optim_wrapper(v1, speed),

@@ -11,6 +11,7 @@ import warnings
 
 from checkpoint_files import init_backbone, local_file, read_checkpoint
 from mmaction.registry import MODELS
+from mmengine.device import get_device
 from mmengine.runner import CheckpointLoader, Runner
 
 from add_dnr import WithDNR, add_dnr
@@ -20,6 +21,7 @@ from . import HostError
 from .backbones import network_of
 from .checks import check_backend
 from .mmaction2_components import FastWithDNR
+from .mmaction2_graph import share_weights
 from .options import check_arguments, nearest
 from .resuming import put_back, settings_of
 from .speed import OF_BACKBONE, FastBackbone
@@ -45,6 +47,19 @@ class CheckedRunner(Runner):
     def build_model(self, model):
         """Build the recognizer, as the function of this name does."""
         return build_model(model)
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        """Make the model ready for several processes, as mmengine does.
+
+        But for a CUDA graph, whose steps average the gradients by themselves:
+        DistributedDataParallel has them accumulated on a stream that no graph can have.
+        """
+        graph = (self.cfg.get('train_cfg') or {}).get('cuda_graph', False)
+        if not graph or not self.distributed:
+            return super().wrap_model(model_wrapper_cfg, model)
+        model = model.to(get_device())
+        share_weights(model)
+        return model
 
     def resume(self, filename, *args, **kwargs):
         """Go on from a checkpoint with the settings of this Runner's config.

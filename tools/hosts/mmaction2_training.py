@@ -6,11 +6,13 @@ The native configs of mmaction2_config.py name this module in ``custom_imports``
 import torch
 from mmaction.registry import HOOKS, LOOPS, OPTIM_WRAPPERS
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
 
 from . import HostError
 from .mmaction2_components import FullBatchSampler
+from .mmaction2_graph import GraphedStep, check_graph
 from .mmaction2_hooks import describe_last
 from .training_state import check_loss
 
@@ -24,11 +26,14 @@ class V1TrainLoop(EpochBasedTrainLoop):
         accumulate (int): parts that a batch of the data loader is cut into,
             one after the other on the device. Their gradients add up to those
             of the batch, but for what a normalization takes from a part alone.
+        cuda_graph (bool): a step is a CUDA graph, see mmaction2_graph.
     """
 
-    def __init__(self, *args, accumulate=1, **kwargs):
+    def __init__(self, *args, accumulate=1, cuda_graph=False, **kwargs):
         super().__init__(*args, **kwargs)
         self.accumulate = accumulate
+        self.cuda_graph = cuda_graph
+        self.graphed = None  # GraphedStep
         loader = self.dataloader
         whole = isinstance(loader.sampler, FullBatchSampler) or loader.drop_last
         if accumulate > 1 and not whole:
@@ -46,27 +51,44 @@ class V1TrainLoop(EpochBasedTrainLoop):
                 f'accumulate={self.accumulate} needs optim_wrapper.type='
                 f'V1OptimWrapper or V1AmpOptimWrapper, not {type(wrapper).__name__}'
             )
+        if self.cuda_graph:
+            check_graph(self.runner.cfg)
+            if is_model_wrapper(self.runner.model):
+                raise HostError(
+                    'cuda_graph=True is for tools/train_recognizer.py where there are '
+                    'several processes'
+                )
         return super().run()
 
     def run_iter(self, idx, data_batch):
         """Take a step with a batch."""
-        if self.accumulate == 1:
+        if self.accumulate == 1 and not self.cuda_graph:
             super().run_iter(idx, data_batch)
             return
         runner = self.runner
         runner.call_hook('before_train_iter', batch_idx=idx, data_batch=data_batch)
+        if self.cuda_graph:
+            self.graphed = self.graphed or GraphedStep(
+                runner.model, runner.optim_wrapper
+            )
+            outputs = self.graphed(data_batch)
+        else:
+            outputs = self.take_parts(data_batch)
+        runner.call_hook(
+            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1
+
+    def take_parts(self, batch):
+        """A step with the parts of a batch; returns the means of their outputs."""
         outputs = [
-            runner.model.train_step(part, optim_wrapper=runner.optim_wrapper)
-            for part in split_batch(data_batch, self.accumulate)
+            self.runner.model.train_step(part, optim_wrapper=self.runner.optim_wrapper)
+            for part in split_batch(batch, self.accumulate)
         ]
-        means = {
+        return {
             name: torch.stack([output[name].detach() for output in outputs]).mean(0)
             for name in outputs[0]
         }
-        runner.call_hook(
-            'after_train_iter', batch_idx=idx, data_batch=data_batch, outputs=means
-        )
-        self._iter += 1
 
 
 def split_batch(batch, parts):

@@ -19,8 +19,8 @@ NAMES = (
     'model train_cfg test_cfg data optimizer optimizer_config lr_config '
     'checkpoint_config workflow log_config log_level total_epochs work_dir '
     'dist_params load_from resume_from cudnn_benchmark find_unused_parameters '
-    'custom_imports amp channels_last compile accumulate auto_scale_lr native '
-    'class_names'
+    'custom_imports amp channels_last compile cuda_graph accumulate auto_scale_lr '
+    'native class_names'
 ).split()
 SEEDS = 'a whole number from 0 to 2 ** 32 - 1'
 

@@ -5,6 +5,8 @@
     --compile [MODE]      compile='default'     the backbone by torch.compile, with
                                                 channels_last=True and, on a GPU,
                                                 PyTorch's fused SGD
+    --cuda-graph          cuda_graph=True       a step of training as one CUDA graph,
+                                                with PyTorch's fused SGD
     --accumulate N        accumulate=N          the gradients of N batches a step
     --auto-scale-lr       auto_scale_lr=dict(enable=True, base_batch_size=N)
 
@@ -62,6 +64,11 @@ def add_options(parser, training):
     )
     if training:
         group.add_argument(
+            '--cuda-graph',
+            action='store_true',
+            help='a step of training as one CUDA graph, with a fused SGD',
+        )
+        group.add_argument(
             '--accumulate',
             type=int,
             metavar='N',
@@ -85,7 +92,7 @@ def config_options(args):
         dict: cfg_options, and the options that were given, which win.
     """
     options = dict(args.cfg_options or {})
-    for name in ('amp', 'channels_last', 'compile', 'accumulate'):
+    for name in ('amp', 'channels_last', 'compile', 'cuda_graph', 'accumulate'):
         value = getattr(args, name, None)
         if value not in (None, False):
             options[name] = value
@@ -102,7 +109,7 @@ def speed_of(cfg):
 
     Returns:
         dict: amp ('bf16', 'fp16' or None), channels_last (bool), compile
-        ('default', 'reduce-overhead' or None) and accumulate (int).
+        ('default', 'reduce-overhead' or None), cuda_graph (bool) and accumulate (int).
 
     Raises:
         HostError: a value is another, or this machine cannot honour it.
@@ -110,6 +117,7 @@ def speed_of(cfg):
     amp, compile = cfg.get('amp'), cfg.get('compile')
     channels_last, accumulate = cfg.get('channels_last'), cfg.get('accumulate')
     accumulate = 1 if accumulate is None else accumulate
+    cuda_graph = cfg.get('cuda_graph') or False
     if channels_last is None:
         # The compiler has convolutions channels last. Where a contiguous network's last
         # images are 1 x 1, its check of a gradient's layout fails (torch 2.11).
@@ -122,13 +130,32 @@ def speed_of(cfg):
         raise HostError(f'compile={compile!r} should be {", ".join(MODES)} or None')
     if type(accumulate) is not int or accumulate < 1:
         raise HostError(f'accumulate={accumulate!r} should be an int of at least 1')
+    if not isinstance(cuda_graph, bool):
+        raise HostError(f'cuda_graph={cuda_graph!r} should be True or False')
+    for key, value, instead in (
+        ('compile', 'reduce-overhead', "compile='default': the graph has it all"),
+        ('amp', 'fp16', 'amp=bf16: the scale of a loss is changed by the host'),
+    ):
+        if cuda_graph and cfg.get(key) == value:
+            raise HostError(
+                f'cuda_graph=True cannot be used with {key}={value}; use {instead}'
+            )
+    if cuda_graph and accumulate > 1:
+        raise HostError(
+            f'cuda_graph=True cannot be used with accumulate={accumulate}: a graph has '
+            f"the step of one batch; compile='reduce-overhead' can be used"
+        )
     on_cuda = torch.cuda.is_available()
     if amp == 'fp16' and not on_cuda:
         raise HostError('amp=fp16 needs CUDA: on a CPU, use bf16')
     if compile:
         check_compiler(on_cuda)
     return dict(
-        amp=amp, channels_last=channels_last, compile=compile, accumulate=accumulate
+        amp=amp,
+        channels_last=channels_last,
+        compile=compile,
+        cuda_graph=cuda_graph,
+        accumulate=accumulate,
     )
 
 
@@ -153,13 +180,13 @@ def check_compiler(on_cuda):
 
 
 FUSED = (
-    "compile: steps are taken by PyTorch's fused SGD, in few launches; "
-    'optimizer.fused=False turns it off'
+    "compile or cuda_graph: steps are taken by PyTorch's fused SGD, in few launches; "
+    'with compile, optimizer.fused=False turns it off'
 )
 
 
-def fuse(optimizer, backbone):
-    """Have SGD take a step in few launches, where compile asks for speed.
+def fuse(optimizer, backbone, cuda_graph=False):
+    """Have SGD take a step in few launches, where compile or cuda_graph ask for speed.
 
     Not with fp16: where gradients overflow in the first step, it is left out, and fused
     SGD leaves momenta that nobody wrote (torch 2.13).
@@ -168,6 +195,7 @@ def fuse(optimizer, backbone):
         optimizer (dict): of a config; gets fused=True, unless it says how steps are
             taken.
         backbone (dict): model.backbone, with what is not a default of amp and compile.
+        cuda_graph (bool): it is set.
 
     Returns:
         bool: it got that.
@@ -182,7 +210,7 @@ def fuse(optimizer, backbone):
             'left out, because gradients overflow, would spoil the momenta. Leave '
             'fused out, or use amp=bf16'
         )
-    if not backbone.get('compile') or not torch.cuda.is_available():
+    if not (backbone.get('compile') or cuda_graph) or not torch.cuda.is_available():
         return False
     if optimizer.get('type') != 'SGD' or fp16:
         return False
@@ -250,6 +278,11 @@ def describe(speed):
         lines.append(
             f'compile={speed["compile"]}: torch.compile makes the backbone at its '
             f'first batch; batches of another size run without it'
+        )
+    if speed['cuda_graph']:
+        lines.append(
+            'cuda_graph=True: after the first steps, a step of training is one CUDA '
+            'graph; batches of another size run without it'
         )
     if speed['accumulate'] > 1:
         lines.append(

@@ -121,10 +121,9 @@ def _check_speed(cfg):
         raise HostError(
             f'amp=fp16 scales the loss, which cannot be honoured {instead}, or use bf16'
         )
-    if speed['accumulate'] > 1:
-        raise HostError(
-            f'accumulate={speed["accumulate"]} cannot be honoured {instead}'
-        )
+    for name, value in (('accumulate', 1), ('cuda_graph', False)):
+        if speed[name] != value:
+            raise HostError(f'{name}={speed[name]} cannot be honoured {instead}')
     for name in of_backbone(speed):
         if cfg.model.backbone.type != 'ResNet_DNR':
             raise HostError(

@@ -18,6 +18,7 @@ from study.arrow_results import read_files
 NAMES = dict(
     bn='BatchNorm, average',
     dnr='DNR',
+    dnr_g8='DNR, 8 groups',
     tsm='TSM',
     tsm_dnr='TSM with DNR',
     slowonly='SlowOnly',
@@ -28,6 +29,8 @@ MIRRORED = (('left', 'right'), ('up', 'down'))
 COMPARED = (
     ('dnr', 'bn'),
     ('dnr', 'tsm'),
+    ('dnr_g8', 'dnr'),
+    ('dnr_g8', 'tsm'),
     ('tsm_dnr', 'tsm'),
     ('slowonly_dnr', 'slowonly'),
 )

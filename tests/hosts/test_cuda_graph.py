@@ -1,0 +1,185 @@
+"""A step of training as one CUDA graph: the same weights, or a line that names why not.
+
+On a machine with a GPU, or two:
+
+    ./tools/run_tests.sh --full tests/hosts/test_cuda_graph.py
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from hosts import HostError, mmaction2_graph
+from hosts.mmaction2_config import load_config, translate
+from hosts.mmaction2_graph import average_gradients, check_graph
+from hosts.speed import speed_of
+from script_calls import call, make_clips
+from torch.testing import assert_close
+
+DEMO = ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py'
+TRAIN = ROOT / 'tools' / 'train_recognizer.py'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """20 clips for training, and a config of a small network for them."""
+    folder = make_clips(
+        tmp_path_factory.mktemp('graph'), 'data/arrow', train=5, val=1, test=1
+    )
+    (folder / 'tiny.py').write_text(f"""\
+_base_ = {str(DEMO)!r}
+model = dict(
+    backbone=dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,)),
+    spatial_temporal_module=dict(spatial_size=4),
+    cls_head=dict(in_channels=128, dropout_ratio=0),
+)
+data = dict(videos_per_gpu=2, workers_per_gpu=1)
+log_config = dict(interval=1)
+lr_config = dict(by_epoch=False, warmup_iters=7)
+optimizer = dict(lr=0.002, fused=True)
+checkpoint_config = dict(interval=1)
+total_epochs = 2
+""")
+    return folder
+
+
+def load(path):
+    return torch.load(path, map_location='cpu')
+
+
+def train(folder, work_dir, *options, processes=1):
+    """The checkpoint of a training on GPUs, and its log."""
+    command = [sys.executable, TRAIN]
+    if processes > 1:
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+        command += ['--nproc_per_node', processes, TRAIN, '--launcher', 'pytorch']
+    command += ['tiny.py', '--work_dir', work_dir, '--seed', 0, *options]
+    environment = {k: v for k, v in os.environ.items() if k != 'MMACTION_ROOT'}
+    result = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    log = result.stdout + result.stderr
+    assert result.returncode == 0, log[-4000:]
+    return load(folder / work_dir / 'epoch_2.pth'), log
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize(
+    'processes, options',
+    [
+        (1, ()),
+        (1, ('--validate', '--amp', '--channels-last', '--compile')),
+        (2, ('--validate', '--channels-last')),
+    ],
+)
+def test_cuda_trains_the_same_with_a_graph(folder, processes, options):
+    """10 or 5 steps an epoch, with another rate in each; the first 3 have no graph."""
+    if torch.cuda.device_count() < processes:
+        pytest.skip(f'needs {processes} GPUs')
+    run, steps = f'{processes}_{len(options)}', 20 // processes
+    plain, log = train(folder, f'plain_{run}', *options, processes=processes)
+    graph, graph_log = train(
+        folder, f'graph_{run}', '--cuda-graph', *options, processes=processes
+    )
+    assert 'cuda_graph=True: after the first steps' in graph_log
+    rates = [re.findall(r'lr: (\S+)', text) for text in (log, graph_log)]
+    assert len(set(rates[0])) == steps and rates[0] == rates[1]
+    before = load(folder / f'plain_{run}' / 'epoch_1.pth')['state_dict']
+    for name, value in plain['state_dict'].items():
+        way = value.float() - before[name].float()
+        off = value.float() - graph['state_dict'][name].float()
+        assert off.norm() <= 0.2 * way.norm() + 1e-4, (name, off.norm(), way.norm())
+    losses = [
+        torch.tensor([float(x) for x in re.findall(r' loss: (\S+)', text)])
+        for text in (log, graph_log)
+    ]
+    assert len(losses[0]) == steps
+    assert_close(*losses, rtol=0.02, atol=0.02)
+
+
+def native_config():
+    v1 = load_config(str(DEMO), {'optimizer.fused': True, 'cuda_graph': True})
+    return translate(v1, splits=('train',))
+
+
+@pytest.mark.parametrize(
+    'key, value, named',
+    [
+        ('optim_wrapper.type', 'OptimWrapper', 'native.optim_wrapper.type'),
+        ('optim_wrapper.optimizer.type', 'AdamW', 'optimizer.type'),
+        ('optim_wrapper.optimizer.fused', False, 'optimizer.fused=False'),
+        ('model.cls_head.type', 'TSNHead', 'native.model.cls_head.type'),
+        ('model.cls_head.label_smooth_eps', 0.1, 'label_smooth_eps=0.1'),
+        ('model.data_preprocessor.blending', dict(type='Mixup'), 'blending'),
+        ('model_wrapper_cfg.find_unused_parameters', True, 'find_unused_parameters'),
+        ('sync_bn', 'torch', 'native.sync_bn'),
+        (
+            'param_scheduler',
+            [dict(type='LinearLR'), dict(type='CosineAnnealingMomentum')],
+            "native.param_scheduler='CosineAnnealingMomentum'",
+        ),
+    ],
+)
+def test_what_a_graph_cannot_have(key, value, named, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = native_config()
+    assert cfg.train_cfg.cuda_graph
+    check_graph(cfg)
+    cfg.merge_from_dict({key: value})
+    with pytest.raises(HostError, match=re.escape(named)):
+        check_graph(cfg)
+
+
+@pytest.mark.parametrize(
+    'values, message',
+    [
+        (dict(cuda_graph=1), 'cuda_graph=1 should be True or False'),
+        (dict(cuda_graph=True, accumulate=2), 'cannot be used with accumulate=2'),
+        (
+            dict(cuda_graph=True, compile='reduce-overhead'),
+            "compile=reduce-overhead; use compile='default'",
+        ),
+        (dict(cuda_graph=True, amp='fp16'), 'amp=fp16; use amp=bf16'),
+    ],
+)
+def test_options_that_exclude_each_other(values, message):
+    with pytest.raises(HostError, match=re.escape(message)):
+        speed_of(values)
+
+
+def test_it_needs_a_gpu(folder):
+    code, output = call(TRAIN, 'tiny.py', '--cuda-graph', cwd=folder)
+    assert code == 'error: cuda_graph=True needs CUDA', output
+
+
+@pytest.mark.parametrize('contiguous', [True, False])
+def test_gradients_are_averaged(contiguous, monkeypatch):
+    """Of any memory format, and with holes; a parameter without one stays so."""
+
+    def all_reduce(flat, op):  # the other process has 3 times as much
+        flat.mul_(2)
+
+    monkeypatch.setattr(mmaction2_graph.distributed, 'all_reduce', all_reduce)
+    shapes = [(4,), (2, 3, 4, 5), (2, 3, 4, 5), (3, 4)]
+    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    parameters[2].data = parameters[2].contiguous(memory_format=torch.channels_last)
+    for parameter in parameters[:3]:
+        parameter.grad = torch.randn_like(parameter)
+    if not contiguous:
+        parameters[1].grad = torch.randn(2, 3, 4, 10)[..., ::2]
+    expected = [2 * parameter.grad.clone() for parameter in parameters[:3]]
+    average_gradients(parameters)
+    for parameter, grad in zip(parameters, expected):
+        assert torch.equal(parameter.grad, grad)
+    assert parameters[3].grad is None
+    assert parameters[2].grad.is_contiguous(memory_format=torch.channels_last)
