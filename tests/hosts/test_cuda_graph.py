@@ -157,7 +157,8 @@ def test_options_that_exclude_each_other(values, message):
         speed_of(values)
 
 
-def test_it_needs_a_gpu(folder):
+def test_it_needs_a_gpu(folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     code, output = call(TRAIN, 'tiny.py', '--cuda-graph', cwd=folder)
     assert code == 'error: cuda_graph=True needs CUDA', output
 

@@ -39,10 +39,11 @@ and validation, and gives clips a second over all processes. As many more are
 taken apart, with a synchronization after each part, and as many again repeat
 the step, hooks included, on one batch that is ready on the device: what the
 loop would reach if data cost nothing. Each of --settings is words with + between
-them: plain, bf16, fp16, channels-last, compile, reduce-overhead, cudnn (its search
-for the fastest algorithms), bn (the BatchNorm ResNet), and all, which is
-bf16+channels-last+reduce-overhead. --data frames and videos are of 340 x 256 (JPEG,
-H.264), made in --folder where they are not there yet. --out is written after each.
+them: plain, bf16, fp16, channels-last, compile, reduce-overhead, cuda-graph, cudnn
+(its search for the fastest algorithms), bn (the BatchNorm ResNet), and all, which is
+bf16+channels-last+compile+cuda-graph and needs a GPU. --data frames and videos are of
+340 x 256 (JPEG, H.264), made in --folder where they are not there yet. --out is
+written after each.
 """
 
 import argparse

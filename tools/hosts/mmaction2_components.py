@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from mmaction.datasets import RawframeDataset
 from mmaction.evaluation import top_k_accuracy
-from mmaction.models import ActionDataPreprocessor, TSNHead
+from mmaction.models import ActionDataPreprocessor, I3DHead, TSNHead
 from mmaction.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -262,18 +262,18 @@ class FastWithDNR(WithDNR):
         return make_fast(super().__new__(cls, *args, **kwargs), **settings)
 
 
-@MODELS.register_module()
-class V1Head(TSNHead):
-    """TSNHead in float32, whose training does not wait for the device.
+class NotWaitingHead:
+    """A head, mixed in before mmaction2's, whose training does not wait for the device.
 
-    TSNHead copies all scores to the host in each iteration, for the accuracies.
-    Arguments are TSNHead's.
+    mmaction2's copies all scores to the host in each iteration, for the accuracies.
+    This one computes in float32.
     """
 
-    def forward(self, x, num_segs, **kwargs):
-        """Scores (N, num_classes) of features (N * num_segs, C, H, W)."""
+    def forward(self, x, *args, **kwargs):
+        """Scores (N, num_classes) of features (N * num_segs, C, H, W), or (N, C, T, H,
+        W) of a 3D network; arguments after them are mmaction2's."""
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float(), num_segs, **kwargs)
+            return super().forward(x.float(), *args, **kwargs)
 
     def loss_by_feat(self, cls_scores, data_samples):
         """Losses and accuracies of a batch, as tensors on the device."""
@@ -286,6 +286,16 @@ class V1Head(TSNHead):
         losses = {f'top{k}_acc': hits[:, :k].sum(1).mean() for k in self.topk}
         losses['loss_cls'] = self.loss_cls(cls_scores, labels.squeeze(1))
         return losses
+
+
+@MODELS.register_module()
+class V1Head(NotWaitingHead, TSNHead):
+    """TSNHead, see :class:`NotWaitingHead`. Arguments are TSNHead's."""
+
+
+@MODELS.register_module()
+class V1Head3D(NotWaitingHead, I3DHead):
+    """I3DHead, see :class:`NotWaitingHead`. Arguments are I3DHead's."""
 
 
 @DATA_SAMPLERS.register_module()

@@ -48,7 +48,7 @@ KINDS = dict(
     TSN3D=(
         'NCTHW',
         'SimpleSpatialTemporalModule',
-        ('Recognizer3D', 'I3DHead'),
+        ('Recognizer3D', 'V1Head3D'),
         ('ResNet3d', 'ResNet3dSlowOnly', 'ResNet2Plus1d'),
     ),
 )

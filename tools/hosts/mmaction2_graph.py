@@ -14,6 +14,7 @@ from torch import distributed
 
 from . import HostError
 
+HEADS = ['V1Head', 'V1Head3D']
 NONE = [None]
 WARMUP = 3  # steps before the capture: they make momenta, choose algorithms and compile
 
@@ -38,7 +39,7 @@ def check_graph(cfg):
         ('native.optim_wrapper.type', cfg.optim_wrapper.type, ['V1OptimWrapper']),
         ('optimizer.type', optimizer.type, ['SGD']),
         ('optimizer.fused', optimizer.get('fused'), [True]),
-        ('native.model.cls_head.type', head.type, ['V1Head']),
+        ('native.model.cls_head.type', head.type, HEADS),
         ('native.model.cls_head.label_smooth_eps', head.get('label_smooth_eps'), NONE),
         ('native.model.data_preprocessor.blending', preprocessor.get('blending'), NONE),
         ('find_unused_parameters', wrapper.get('find_unused_parameters'), NONE),
@@ -51,10 +52,10 @@ def check_graph(cfg):
     ]
     for key, value, right in wrong:
         if (value or None) not in right:
+            good = ' or '.join(map(repr, right))
             raise HostError(
                 f'cuda_graph=True cannot be used with {key}={value!r}; it can with '
-                f"{right[0]!r}. compile='reduce-overhead' makes graphs of the backbone "
-                f'alone'
+                f"{good}. compile='reduce-overhead' makes graphs of the backbone alone"
             )
 
 
