@@ -9,6 +9,8 @@ from hosts import HostError
 from hosts.frame_indices import frame_indices
 from hosts.mmaction2_components import (
     FullBatchSampler,
+    V1Head,
+    V1Head3D,
     V1Preprocessor,
     V1RawFrames,
     V1ReadFrames,
@@ -18,7 +20,7 @@ from hosts.mmaction2_components import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmaction.models import ActionDataPreprocessor
+from mmaction.models import ActionDataPreprocessor, I3DHead, TSNHead
 from mmaction.structures import ActionDataSample
 
 
@@ -266,6 +268,38 @@ def test_full_batches(monkeypatch, videos, batch, processes):
     assert len(set(drawn)) == len(drawn)
     assert set(seen) == set(range(videos))
     assert max(map(seen.count, seen)) - min(map(seen.count, seen)) <= 1
+
+
+@pytest.mark.parametrize('label_smooth_eps', [0, 0.1])
+@pytest.mark.parametrize(
+    'ours, theirs, shape, arguments',
+    [
+        (V1Head, TSNHead, (6, 4, 3, 3), dict(num_segs=3)),
+        (V1Head3D, I3DHead, (2, 4, 3, 3, 3), {}),
+    ],
+)
+def test_heads_give_the_losses_of_mmaction2(
+    ours, theirs, shape, arguments, label_smooth_eps
+):
+    torch.manual_seed(0)
+    settings = dict(
+        num_classes=7,
+        in_channels=4,
+        dropout_ratio=0,
+        topk=(1, 5),
+        label_smooth_eps=label_smooth_eps,
+    )
+    head, reference = ours(**settings), theirs(**settings)
+    reference.load_state_dict(head.state_dict())
+    features = torch.randn(shape)
+    samples = [ActionDataSample().set_gt_labels(label) for label in (2, 5)]
+    expected = reference.loss(features, samples, **arguments)
+    losses = head.loss(features, samples, **arguments)
+    assert losses.keys() == expected.keys() == {'loss_cls', 'top1_acc', 'top5_acc'}
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-6), name
+    with torch.autocast('cpu'):
+        assert head(features.bfloat16(), **arguments).dtype == torch.float32
 
 
 def test_results(tmp_path, capsys):

@@ -21,7 +21,8 @@ import argparse
 from hosts import HostError, v1_config
 host.add_backbone()
 for options in (
-    dict(native=dict(custom_hooks=[])), dict(accumulate=2), dict(amp='half'),
+    dict(native=dict(custom_hooks=[])), dict(accumulate=2), dict(cuda_graph=True),
+    dict(amp='half'),
     {'amp': 'bf16', 'model.backbone.type': 'ResNet'},
     {'auto_scale_lr.enable': True}, dict(class_names='none.txt'),
 ):
@@ -41,6 +42,8 @@ def test_refusals(work):  # noqa: F811
         'unset MMACTION_ROOT to run on mmaction2',
         'refused: accumulate=2 cannot be honoured on mmaction v1: unset MMACTION_ROOT '
         'to run on mmaction2',
+        'refused: cuda_graph=True cannot be honoured on mmaction v1: unset '
+        'MMACTION_ROOT to run on mmaction2',
         "refused: amp='half' should be bf16, fp16 or None",
         "refused: amp='bf16' needs model.backbone.type=ResNet_DNR, not 'ResNet'",
         'refused: auto_scale_lr.base_batch_size is missing: the clips a step that '
@@ -62,7 +65,7 @@ def test_training_and_testing(work):  # noqa: F811
     assert rates(output) == [pytest.approx(0.01, rel=1e-3)]
     meta = torch.load(work / 'fast/epoch_1.pth', weights_only=True)['meta']
     assert meta['speed'] == dict(
-        amp='bf16', channels_last=True, compile=None, accumulate=1
+        amp='bf16', channels_last=True, compile=None, cuda_graph=False, accumulate=1
     )
     scores = []
     for fast in ([], ['--amp', '--channels-last']):

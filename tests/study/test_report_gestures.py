@@ -69,6 +69,13 @@ def test_table(results):
     assert cells[6:] == ['25.0', '50.0', '25.0', '0.0', '100.0']
 
 
+def test_recipes_by_fold():
+    one = [run('tsm', fold, seed, 2) for seed in (0, 1) for fold in (1, 2)]
+    assert report_gestures.recipes_of(one) == 'short'
+    other = run('tsm', 3, 0, 2, recipe='long')
+    assert report_gestures.recipes_of([other, *one]) == 'short; short; long'
+
+
 def test_differences_are_clip_by_clip(results):
     tables, _ = report_gestures.report(results)
     (line,) = tables['gestures_differences'].splitlines()[2:]
