@@ -340,8 +340,8 @@ def build(tmp_path, options=None):
 
 
 def test_a_fused_optimizer_is_used_and_said(tmp_path, monkeypatch):
-    def fuse(optimizer, backbone, cuda_graph):
-        assert backbone.compile == 'default' and not cuda_graph
+    def fuse(optimizer, backbone):
+        assert backbone.compile == 'default'
         optimizer.fused = True
         return True
 

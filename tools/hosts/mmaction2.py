@@ -46,7 +46,8 @@ def train(args):
     check_pretrained(cfg.model.backbone)
     if args.launcher != 'none':
         unused = cfg.model_wrapper_cfg.get('find_unused_parameters', False)
-        check_unused_stages(v1.model.backbone, unused)
+        graph = cfg.train_cfg.get('cuda_graph', False)  # averages what gradients exist
+        check_unused_stages(v1.model.backbone, unused or graph)
     join_group(cfg, args.launcher)
     lock = FolderLock(cfg.work_dir)
     asked = args.resume_from or v1.get('resume_from')
@@ -180,9 +181,8 @@ def build_runner(cfg, launcher):
             if cfg.get(loader):
                 cfg[loader].pin_memory = False  # or torch warns
     cfg.launcher = launcher
-    graph = (cfg.get('train_cfg') or {}).get('cuda_graph', False)
     fused = cfg.get('optim_wrapper') and fuse(
-        cfg.optim_wrapper.optimizer, cfg.model.backbone, graph
+        cfg.optim_wrapper.optimizer, cfg.model.backbone
     )
     runner = CheckedRunner.from_cfg(cfg)
     if fused:

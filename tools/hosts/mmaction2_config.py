@@ -96,7 +96,7 @@ def translate(v1, validate=False, splits=SPLITS):
             f'workflow={v1.workflow!r} cannot be honoured, only '
             f"[('train', 1)]; --validate validates"
         )
-    speed = speed_of(v1)
+    speed = speed_of(v1, training='train' in splits)
     model, input_format, pool_size = _model(v1.model, speed)
     data = Keys('data', v1.data)
     videos_per_gpu = data.take('videos_per_gpu')
@@ -180,6 +180,12 @@ def translate(v1, validate=False, splits=SPLITS):
         cfg['default_hooks']['count_replaced'] = dict(type='CountReplacedHook')
     cfg = Config(cfg)
     merge_native(cfg, v1.get('native'))
+    graph = (cfg.get('train_cfg') or {}).get('cuda_graph', False)
+    if graph != speed['cuda_graph']:
+        raise HostError(
+            f'native.train_cfg leaves cuda_graph at {graph}, and the config has '
+            f'{speed["cuda_graph"]}: set cuda_graph there, and keep V1TrainLoop'
+        )
     if cfg.get('train_dataloader', {}).get('collate_fn') == LABELLED:
         preprocessor = cfg.model.get('data_preprocessor') or {}
         if preprocessor.get('type') != 'V1Preprocessor':  # native's takes samples
@@ -447,6 +453,8 @@ def _check_length(split, new_length, num_segments, backbone, temporal_size):
 def _optim_wrapper(v1, speed):
     optimizer = dict(v1.optimizer)
     check_settings(optimizer)
+    if speed['cuda_graph']:
+        optimizer.setdefault('fused', True)  # reads the rate from the device
     wrapper = dict(
         type='V1OptimWrapper',
         optimizer=optimizer,

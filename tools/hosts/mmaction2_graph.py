@@ -14,48 +14,81 @@ from torch import distributed
 
 from . import HostError
 
-HEADS = ['V1Head', 'V1Head3D']
-NONE = [None]
 WARMUP = 3  # steps before the capture: they make momenta, choose algorithms and compile
 
 
 def check_graph(cfg):
-    """A native config trains in a way that a graph can have.
+    """What is known not to work in a graph, or to have no effect with one, is not set.
 
     Args:
-        cfg (mmengine.Config): whose train_cfg.cuda_graph is set.
+        cfg (mmengine.Config): native, with train_cfg.cuda_graph.
 
     Raises:
-        HostError: it does not; the text names the key, and what would be right.
+        HostError: it is; the text names the key, and what would be right.
     """
     if not torch.cuda.is_available():
         raise HostError('cuda_graph=True needs CUDA')
-    optimizer, head = cfg.optim_wrapper.optimizer, cfg.model.cls_head
-    preprocessor = cfg.model.get('data_preprocessor') or {}
+    wrapper, optimizer = cfg.optim_wrapper, cfg.optim_wrapper.optimizer
+    head, preprocessor = cfg.model.cls_head, cfg.model.get('data_preprocessor') or {}
+    ddp = cfg.get('model_wrapper_cfg') or {}
     schedulers = cfg.get('param_scheduler') or []
     schedulers = [schedulers] if isinstance(schedulers, dict) else schedulers
-    wrapper = cfg.get('model_wrapper_cfg') or {}
-    wrong = [
-        ('native.optim_wrapper.type', cfg.optim_wrapper.type, ['V1OptimWrapper']),
+    not_of_rates = [
+        scheduler.type
+        for scheduler in schedulers
+        if str(scheduler.type).endswith('Momentum')
+        or scheduler.get('param_name', 'lr') != 'lr'
+    ]
+    # A key, its value, and what it can be; None is nothing, or False.
+    for key, value, right in (
         ('optimizer.type', optimizer.type, ['SGD']),
         ('optimizer.fused', optimizer.get('fused'), [True]),
-        ('native.model.cls_head.type', head.type, HEADS),
-        ('native.model.cls_head.label_smooth_eps', head.get('label_smooth_eps'), NONE),
-        ('native.model.data_preprocessor.blending', preprocessor.get('blending'), NONE),
-        ('find_unused_parameters', wrapper.get('find_unused_parameters'), NONE),
-        ('native.sync_bn', cfg.get('sync_bn'), NONE),
-        *(
-            ('native.param_scheduler', scheduler.type, NONE)
-            for scheduler in schedulers
-            if str(scheduler.type).endswith('Momentum')
+        ('optimizer.foreach', optimizer.get('foreach'), [None]),
+        ('model.backbone.with_cp', cfg.model.backbone.get('with_cp'), [None]),
+        ('dist_params.backend', cfg.env_cfg.dist_cfg.get('backend'), ['nccl']),
+        ('native.optim_wrapper.type', wrapper.type, ['V1OptimWrapper']),
+        (
+            'native.optim_wrapper.accumulative_counts',
+            wrapper.get('accumulative_counts', 1),
+            [1],
         ),
-    ]
-    for key, value, right in wrong:
+        ('native.optim_wrapper.keep_gradients', wrapper.get('keep_gradients'), [None]),
+        ('native.param_scheduler', ', '.join(map(str, not_of_rates)), [None]),
+        ('native.model.cls_head.type', head.type, ['V1Head', 'V1Head3D']),
+        (
+            'native.model.cls_head.label_smooth_eps',
+            head.get('label_smooth_eps'),
+            [None],
+        ),
+        (
+            'native.model.data_preprocessor.blending',
+            preprocessor.get('blending'),
+            [None],
+        ),
+        (
+            'native.model_wrapper_cfg.type',
+            ddp.get('type'),
+            ['MMDistributedDataParallel'],
+        ),
+        (
+            'native.model_wrapper_cfg.broadcast_buffers',
+            ddp.get('broadcast_buffers'),
+            [None],
+        ),
+        ('native.sync_bn', cfg.get('sync_bn'), [None]),
+        (
+            'native.activation_checkpointing',
+            cfg.get('activation_checkpointing'),
+            [None],
+        ),
+    ):
         if (value or None) not in right:
-            good = ' or '.join(map(repr, right))
+            mend = 'leave it out'
+            if right[0] is not None:
+                mend = f'it can be {" or ".join(map(repr, right))}'
             raise HostError(
-                f'cuda_graph=True cannot be used with {key}={value!r}; it can with '
-                f"{good}. compile='reduce-overhead' makes graphs of the backbone alone"
+                f'cuda_graph=True cannot be used with {key}={value!r}: {mend}, or use '
+                f"compile='reduce-overhead' in its place"
             )
 
 
@@ -73,21 +106,42 @@ class GraphedStep:
     def __init__(self, model, wrapper):
         self.model, self.wrapper = model, wrapper
         self.groups = wrapper.optimizer.param_groups
-        device = next(model.parameters()).device
-        self.rates = [torch.zeros((), device=device) for _ in self.groups]
-        self.stream = torch.cuda.Stream(device)
-        self.graph, self.outputs, self.taken = None, None, 0
+        self.device = next(model.parameters()).device
+        self.all_rates = torch.zeros(len(self.groups), device=self.device)
+        self.rates = self.all_rates.unbind()  # which the optimizer reads
+        self.stream = torch.cuda.Stream(self.device)
+        self.graph, self.taken = None, 0
         self.inputs = self.labels = None  # what the graph reads
+        self.outputs = self.norm = self.captured = None  # of the graph
+
+    def refresh(self):
+        """Leave the graph, if it has a step of other settings than those of now."""
+        if self.graph and self.captured != self.settings():
+            self.graph = None
+
+    def settings(self):
+        """What is fixed in a graph: of the optimizer, the parameters and the layers."""
+        fixed = [
+            {name: group[name] for name in group if name not in ('params', 'lr')}
+            for group in self.groups
+        ]
+        trained = [parameter.requires_grad for parameter in self.model.parameters()]
+        return fixed, trained, [module.training for module in self.model.modules()]
 
     def __call__(self, batch):
         """Take a step.
 
         Args:
-            batch (dict): of the data loader.
+            batch (dict): of the data loader, for the model's data_preprocessor: inputs,
+                (clips, images, 3, H, W) or (clips, crops, 3, T, H, W), and labels.
 
         Returns:
             dict: what BaseModel.train_step returns: losses and accuracies, scalar
-            tensors on the device. The next step overwrites them.
+            tensors on the device.
+
+        Raises:
+            HostError: clips have more than one label, or a part of the step cannot be
+                captured.
         """
         data = self.model.data_preprocessor(batch, True)
         inputs = data['inputs']
@@ -97,11 +151,10 @@ class GraphedStep:
                 f'cuda_graph=True needs one label a clip, and a clip has '
                 f'{labels.shape[1]} values'
             )
+        self.all_rates.copy_(torch.tensor([group['lr'] for group in self.groups]))
         if self.inputs is None:
             self.inputs = torch.empty_like(inputs)
             self.labels = torch.empty_like(labels, device=inputs.device)
-        for rate, group in zip(self.rates, self.groups):
-            rate.fill_(group['lr'])
         if inputs.shape != self.inputs.shape:
             return self.take(inputs, labels.to(inputs.device, non_blocking=True))
         self.inputs.copy_(inputs)
@@ -110,18 +163,34 @@ class GraphedStep:
         if self.taken <= WARMUP:
             return self.take(self.inputs, self.labels)
         if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
+            self.capture()
+        self.graph.replay()
+        self.wrapper.norm = self.norm
+        return {name: value.clone() for name, value in self.outputs.items()}
+
+    def capture(self):
+        """Make the graph of a step with self.inputs and self.labels."""
+        self.captured, graph = self.settings(), torch.cuda.CUDAGraph()
+        try:
             # Threads of the data loader and of NCCL go on with what a capture forbids.
             with torch.cuda.graph(
-                self.graph, stream=self.stream, capture_error_mode='thread_local'
+                graph, stream=self.stream, capture_error_mode='thread_local'
             ):
                 self.outputs = self.compute(self.inputs, self.labels)
-        self.graph.replay()
-        return self.outputs
+        except RuntimeError as error:
+            reason = str(error.__context__ or error).partition('\n')[0]
+            raise HostError(
+                f'cuda_graph=True: a part of the step cannot be in a CUDA graph '
+                f'({reason}); leave cuda_graph out'
+            ) from error
+        self.graph, self.norm = graph, self.wrapper.norm
 
     def take(self, inputs, labels):
-        """A step without a graph, on the stream that it is captured on: gradients are
-        accumulated on the stream on which they were first."""
+        """A step without a graph, see :meth:`compute`.
+
+        It is on the stream of the capture: a gradient is accumulated on the stream on
+        which it was first.
+        """
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -130,8 +199,16 @@ class GraphedStep:
         return outputs
 
     def compute(self, inputs, labels):
-        """The work of a step: inputs (clips, images, 3, H, W) or (clips, crops, 3, T,
-        H, W), labels (clips, 1)."""
+        """The work of a step.
+
+        Args:
+            inputs (Tensor): (clips, images, 3, H, W) or (clips, crops, 3, T, H, W),
+                normalized.
+            labels (Tensor): (clips, 1) int64, on the device.
+
+        Returns:
+            dict: losses and accuracies, scalar tensors.
+        """
         samples = [ActionDataSample().set_gt_labels(label) for label in labels]
         losses = self.model(inputs, samples, mode='loss')
         loss, outputs = self.model.parse_losses(losses)
@@ -160,8 +237,8 @@ def average_gradients(parameters):
     """Average gradients over processes, in one message.
 
     Args:
-        parameters (iterable[nn.Parameter]): those of the same order have gradients in
-            all processes.
+        parameters (iterable[nn.Parameter]): of one dtype. The same ones, and at least
+            one, have gradients in all processes. The averages take their places.
     """
     parameters = [p for p in parameters if p.grad is not None]
     flat = parameters[0].new_empty(sum(p.numel() for p in parameters))
@@ -175,9 +252,3 @@ def average_gradients(parameters):
     distributed.all_reduce(flat, distributed.ReduceOp.AVG)
     for parameter, average in zip(parameters, averages):
         parameter.grad = average
-
-
-def share_weights(model):
-    """Give all processes the weights and buffers of the first."""
-    for value in model.state_dict().values():
-        distributed.broadcast(value, 0)

@@ -21,7 +21,6 @@ from . import HostError
 from .backbones import network_of
 from .checks import check_backend
 from .mmaction2_components import FastWithDNR
-from .mmaction2_graph import share_weights
 from .options import check_arguments, nearest
 from .resuming import put_back, settings_of
 from .speed import OF_BACKBONE, FastBackbone
@@ -52,14 +51,12 @@ class CheckedRunner(Runner):
         """Make the model ready for several processes, as mmengine does.
 
         But for a CUDA graph, whose steps average the gradients by themselves:
-        DistributedDataParallel has them accumulated on a stream that no graph can have.
+        DistributedDataParallel has them accumulated on the default stream, which
+        cannot be captured. The Runner gives all processes the same weights.
         """
-        graph = (self.cfg.get('train_cfg') or {}).get('cuda_graph', False)
-        if not graph or not self.distributed:
-            return super().wrap_model(model_wrapper_cfg, model)
-        model = model.to(get_device())
-        share_weights(model)
-        return model
+        if (self.cfg.get('train_cfg') or {}).get('cuda_graph'):
+            return model.to(get_device())
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def resume(self, filename, *args, **kwargs):
         """Go on from a checkpoint with the settings of this Runner's config.

@@ -55,8 +55,8 @@ class V1TrainLoop(EpochBasedTrainLoop):
             check_graph(self.runner.cfg)
             if is_model_wrapper(self.runner.model):
                 raise HostError(
-                    'cuda_graph=True is for tools/train_recognizer.py where there are '
-                    'several processes'
+                    'with several processes, cuda_graph=True works in '
+                    'tools/train_recognizer.py alone'
                 )
         return super().run()
 
@@ -71,6 +71,8 @@ class V1TrainLoop(EpochBasedTrainLoop):
             self.graphed = self.graphed or GraphedStep(
                 runner.model, runner.optim_wrapper
             )
+            if idx == 0:  # hooks may have changed something between epochs
+                self.graphed.refresh()
             outputs = self.graphed(data_batch)
         else:
             outputs = self.take_parts(data_batch)

@@ -349,17 +349,18 @@ def set_speed(cfg, args):
     """
     from mmaction.models import BACKBONES
 
-    speed, lines = speed_of(cfg), []
+    training = not hasattr(args, 'checkpoint')
+    speed, lines = speed_of(cfg, training), []
     if of_backbone(speed):
         classes = BACKBONES.module_dict
         plain = classes['ResNet_DNR']
         classes['ResNet_DNR'] = type('ResNet_DNR', (FastBackbone, plain), {})
         cfg.model.backbone.update(of_backbone(speed))
         lines = describe(speed)
-    if not hasattr(args, 'checkpoint') and fuse(cfg.optimizer, cfg.model.backbone):
+    if training and fuse(cfg.optimizer, cfg.model.backbone):
         lines.append(FUSED)
     scale = rate_scale(cfg)
-    if scale and scale['enable'] and not hasattr(args, 'checkpoint'):
+    if scale and scale['enable'] and training:
         clips = int(os.environ['WORLD_SIZE']) * cfg.data.videos_per_gpu
         cfg.optimizer.lr *= clips / scale['base_batch_size']
         lines.append(

@@ -101,11 +101,12 @@ def config_options(args):
     return options
 
 
-def speed_of(cfg):
+def speed_of(cfg, training=True):
     """What a config says of speed.
 
     Args:
         cfg (mmengine.Config | mmcv.Config): in mmaction v1's schema.
+        training (bool): for a training; cuda_graph is of no other use, and False.
 
     Returns:
         dict: amp ('bf16', 'fp16' or None), channels_last (bool), compile
@@ -117,7 +118,7 @@ def speed_of(cfg):
     amp, compile = cfg.get('amp'), cfg.get('compile')
     channels_last, accumulate = cfg.get('channels_last'), cfg.get('accumulate')
     accumulate = 1 if accumulate is None else accumulate
-    cuda_graph = cfg.get('cuda_graph') or False
+    cuda_graph = training and (cfg.get('cuda_graph') or False)
     if channels_last is None:
         # The compiler has convolutions channels last. Where a contiguous network's last
         # images are 1 x 1, its check of a gradient's layout fails (torch 2.11).
@@ -143,7 +144,7 @@ def speed_of(cfg):
     if cuda_graph and accumulate > 1:
         raise HostError(
             f'cuda_graph=True cannot be used with accumulate={accumulate}: a graph has '
-            f"the step of one batch; compile='reduce-overhead' can be used"
+            f"the step of one batch. Use compile='reduce-overhead' in its place"
         )
     on_cuda = torch.cuda.is_available()
     if amp == 'fp16' and not on_cuda:
@@ -180,13 +181,13 @@ def check_compiler(on_cuda):
 
 
 FUSED = (
-    "compile or cuda_graph: steps are taken by PyTorch's fused SGD, in few launches; "
-    'with compile, optimizer.fused=False turns it off'
+    "compile: steps are taken by PyTorch's fused SGD, in few launches; "
+    'optimizer.fused=False turns it off'
 )
 
 
-def fuse(optimizer, backbone, cuda_graph=False):
-    """Have SGD take a step in few launches, where compile or cuda_graph ask for speed.
+def fuse(optimizer, backbone):
+    """Have SGD take a step in few launches, where compile asks for speed.
 
     Not with fp16: where gradients overflow in the first step, it is left out, and fused
     SGD leaves momenta that nobody wrote (torch 2.13).
@@ -195,7 +196,6 @@ def fuse(optimizer, backbone, cuda_graph=False):
         optimizer (dict): of a config; gets fused=True, unless it says how steps are
             taken.
         backbone (dict): model.backbone, with what is not a default of amp and compile.
-        cuda_graph (bool): it is set.
 
     Returns:
         bool: it got that.
@@ -210,7 +210,7 @@ def fuse(optimizer, backbone, cuda_graph=False):
             'left out, because gradients overflow, would spoil the momenta. Leave '
             'fused out, or use amp=bf16'
         )
-    if not (backbone.get('compile') or cuda_graph) or not torch.cuda.is_available():
+    if not backbone.get('compile') or not torch.cuda.is_available():
         return False
     if optimizer.get('type') != 'SGD' or fp16:
         return False
@@ -281,8 +281,8 @@ def describe(speed):
         )
     if speed['cuda_graph']:
         lines.append(
-            'cuda_graph=True: after the first steps, a step of training is one CUDA '
-            'graph; batches of another size run without it'
+            'cuda_graph=True: after the first steps, a step of training, with the '
+            'fused SGD, is one CUDA graph; batches of another size run without it'
         )
     if speed['accumulate'] > 1:
         lines.append(
@@ -312,10 +312,11 @@ def changes(speed, meta, path):
     before = meta.get('speed')
     if not isinstance(before, dict):
         return None
+    before = dict(dict(cuda_graph=False), **before)  # older ones do not know it
     # Another number of batches a step is another batch: resuming says that.
     changed = [
         f'{name} is {speed[name]!r} and was {before.get(name)!r}'
-        for name in OF_BACKBONE
+        for name in (*OF_BACKBONE, 'cuda_graph')
         if speed[name] != before.get(name)
     ]
     if not changed:

@@ -90,7 +90,7 @@ def check_config(cfg, args):
         if key not in cfg.data:
             raise HostError(f'data.{key} is missing')
     _check_model(cfg.model)
-    _check_speed(cfg)
+    _check_speed(cfg, task)
     check_class_names(cfg, (cfg.model.get('cls_head') or {}).get('num_classes', 101))
     if task == 'test':
         cfg.data.test.setdefault('oversample', None)
@@ -110,12 +110,12 @@ def check_config(cfg, args):
             check_unused_stages(backbone, cfg.get('find_unused_parameters', False))
 
 
-def _check_speed(cfg):
+def _check_speed(cfg, task):
     """Of speed, v1 honours what is the backbone's; of mmengine, nothing."""
     instead = 'on mmaction v1: unset MMACTION_ROOT to run on mmaction2'
     if cfg.get('native'):
         raise HostError(f'native, which is for mmengine, cannot be honoured {instead}')
-    speed = speed_of(cfg)
+    speed = speed_of(cfg, training=task == 'train')
     rate_scale(cfg)
     if speed['amp'] == 'fp16':
         raise HostError(
