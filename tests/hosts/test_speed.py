@@ -207,8 +207,8 @@ def test_lines_and_changes():
     assert changes(speed, dict(speed=dict(speed, accumulate=1)), 'a.pth') is None
     assert changes(PLAIN, dict(speed=speed), 'a.pth') == (
         "amp is None and was 'bf16', channels_last is False and was True, compile is "
-        "None and was 'default', cuda_graph is False and was True in a.pth: the command "
-        'and the config count'
+        "None and was 'default', cuda_graph is False and was True in a.pth: the "
+        'command and the config count'
     )
 
 
