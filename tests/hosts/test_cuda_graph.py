@@ -5,18 +5,23 @@ On a machine with a GPU, or two:
     ./tools/run_tests.sh --full tests/hosts/test_cuda_graph.py
 """
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
 from conftest import ROOT
 from hosts import HostError, mmaction2_graph
 from hosts.mmaction2_config import load_config, translate
-from hosts.mmaction2_graph import average_gradients, check_graph
+from hosts.mmaction2_graph import GraphedStep, average_gradients, check_graph
+from hosts.mmaction2_training import V1OptimWrapper
 from hosts.speed import speed_of
+from mmaction.structures import ActionDataSample
+from mmengine.model import BaseModel
 from script_calls import call, make_clips
 from torch.testing import assert_close
 
@@ -202,6 +207,103 @@ def test_it_needs_a_gpu(folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     code, output = call(TRAIN, 'tiny.py', '--cuda-graph', cwd=folder)
     assert code == 'error: cuda_graph=True needs CUDA', output
+
+
+class Toy(BaseModel):
+    """A model with a running statistic, whose clips are of 5 numbers."""
+
+    def __init__(self):
+        super().__init__(dict(type='BaseDataPreprocessor'))
+        torch.manual_seed(0)
+        self.norm, self.linear = torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3)
+
+    def forward(self, inputs, data_samples, mode):
+        labels = torch.stack([sample.gt_labels.item for sample in data_samples])
+        scores = self.linear(self.norm(inputs))
+        return dict(
+            loss_cls=torch.nn.functional.cross_entropy(scores, labels.squeeze(1)),
+            top1_acc=(scores.argmax(1) == labels.squeeze(1)).double().mean(),
+        )
+
+
+class CpuGraph:
+    """In place of a CUDA graph: replays the Python of a step, to the same tensors."""
+
+    def __init__(self):
+        self.fresh = None
+
+    @contextlib.contextmanager
+    def capture(self, graphed):
+        self.graphed, self.fresh = graphed, True
+        yield
+
+    def replay(self):
+        if not self.fresh:  # here, what is captured is computed at once
+            outputs = self.graphed.compute(self.graphed.inputs, self.graphed.labels)
+            for name, value in self.graphed.outputs.items():
+                value.copy_(outputs[name])
+            self.graphed.norm.copy_(self.graphed.wrapper.norm)
+        self.fresh = False
+
+
+def test_steps_are_those_of_mmengine(monkeypatch):
+    """With a rate a step, a batch of another size, and another weight decay; the graph
+    itself is played on a CPU."""
+    graphs = []
+    monkeypatch.setattr(torch.cuda, 'Stream', lambda device: Mock())
+    monkeypatch.setattr(torch.cuda, 'current_stream', Mock)
+    monkeypatch.setattr(torch.cuda, 'stream', lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(
+        torch.cuda, 'CUDAGraph', lambda: graphs.append(CpuGraph()) or graphs[-1]
+    )
+    monkeypatch.setattr(torch.cuda, 'graph', lambda graph, **_: graph.capture(graphed))
+    models = Toy(), Toy()
+    wrappers = [
+        V1OptimWrapper(
+            torch.optim.SGD(
+                [
+                    dict(params=model.norm.parameters(), lr=0.2),
+                    dict(params=model.linear.parameters(), lr=0.1),
+                ],
+                momentum=0.9,
+                fused=True,
+            ),
+            clip_grad=dict(max_norm=0.5),
+        )
+        for model in models
+    ]
+    graphed = GraphedStep(models[1], wrappers[1])
+    generator, kept = torch.Generator().manual_seed(1), []
+    for step in range(12):
+        clips = 3 if step == 7 else 4
+        batch = dict(
+            inputs=torch.randn(clips, 5, generator=generator),
+            data_samples=[
+                ActionDataSample().set_gt_labels(int(label))
+                for label in torch.randint(3, (clips,), generator=generator)
+            ],
+        )
+        for wrapper in wrappers:
+            for group in wrapper.optimizer.param_groups:
+                group['lr'] *= 0.9
+                if step == 9:
+                    group['weight_decay'] = 0.1
+        if step == 9:
+            graphed.refresh()
+        expected = models[0].train_step(batch, wrappers[0])
+        outputs = graphed(batch)
+        kept.append((outputs, {name: v.item() for name, v in expected.items()}))
+        assert_close(wrappers[1].norm, wrappers[0].norm)
+        assert wrappers[1].optimizer.param_groups[0]['lr'] == pytest.approx(
+            0.2 * 0.9 ** (step + 1)
+        )
+    assert len(graphs) == 2  # the second, of the other weight decay
+    for outputs, expected in kept:
+        assert {name: float(v) for name, v in outputs.items()} == pytest.approx(
+            expected, rel=1e-5
+        )
+    for name, value in models[0].state_dict().items():
+        assert_close(models[1].state_dict()[name], value, msg=name)
 
 
 @pytest.mark.parametrize('contiguous', [True, False])
