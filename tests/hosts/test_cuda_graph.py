@@ -25,7 +25,8 @@ from mmengine.model import BaseModel
 from script_calls import call, make_clips
 from torch.testing import assert_close
 
-DEMO = ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py'
+CONFIGS = ROOT / 'configs'
+DEMO = CONFIGS / 'DNR_resnet18_arrow_demo.py'
 TRAIN = ROOT / 'tools' / 'train_recognizer.py'
 
 
@@ -176,6 +177,21 @@ def test_what_a_graph_cannot_have(key, value, named, monkeypatch):
 def test_options_that_exclude_each_other(values, message):
     with pytest.raises(HostError, match=re.escape(message)):
         speed_of(values)
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        str(path.relative_to(CONFIGS))
+        for study in ('arrow', 'gestures', 'small_batches')
+        for path in sorted((CONFIGS / study).glob('*.py'))
+        if path.stem not in ('study', 'recipe')
+    ],
+)
+def test_studies_can_have_it(path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    v1 = load_config(str(CONFIGS / path), dict(cuda_graph=True))
+    check_graph(translate(v1, splits=('train',)))
 
 
 def test_testing_leaves_it_out():
