@@ -290,7 +290,7 @@ def test_steps_are_those_of_mmengine(monkeypatch):
     ]
     graphed = GraphedStep(models[1], wrappers[1])
     generator, kept = torch.Generator().manual_seed(1), []
-    for step in range(12):
+    for step in range(15):
         clips = 3 if step == 7 else 4
         batch = dict(
             inputs=torch.randn(clips, 5, generator=generator),

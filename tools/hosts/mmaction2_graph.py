@@ -117,7 +117,7 @@ class GraphedStep:
     def refresh(self):
         """Leave the graph, if it has a step of other settings than those of now."""
         if self.graph and self.captured != self.settings():
-            self.graph = None
+            self.graph, self.taken = None, 0
 
     def settings(self):
         """What is fixed in a graph: of the optimizer, the parameters and the layers."""
