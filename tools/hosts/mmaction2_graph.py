@@ -151,7 +151,8 @@ class GraphedStep:
                 f'cuda_graph=True needs one label a clip, and a clip has '
                 f'{labels.shape[1]} values'
             )
-        self.all_rates.copy_(torch.tensor([group['lr'] for group in self.groups]))
+        rates = torch.tensor([group['lr'] for group in self.groups])
+        self.all_rates.copy_(rates, non_blocking=True)
         if self.inputs is None:
             self.inputs = torch.empty_like(inputs)
             self.labels = torch.empty_like(labels, device=inputs.device)
