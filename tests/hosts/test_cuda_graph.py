@@ -1,9 +1,4 @@
-"""A step of training as one CUDA graph: the same weights, or a line that names why not.
-
-On a machine with a GPU, or two:
-
-    ./tools/run_tests.sh --full tests/hosts/test_cuda_graph.py
-"""
+"""A step of training as one CUDA graph: the same weights, or a line that names why not."""
 
 import contextlib
 import os
@@ -28,6 +23,10 @@ from torch.testing import assert_close
 CONFIGS = ROOT / 'configs'
 DEMO = CONFIGS / 'DNR_resnet18_arrow_demo.py'
 TRAIN = ROOT / 'tools' / 'train_recognizer.py'
+ON_A_GPU = (
+    'on a machine with two GPUs: '
+    './tools/run_tests.sh --full tests/hosts/test_cuda_graph.py'
+)
 
 
 @pytest.fixture(scope='module')
@@ -80,7 +79,7 @@ def train(folder, work_dir, *options, processes=1):
 
 
 @pytest.mark.full
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.skipif(not torch.cuda.is_available(), reason=f'no CUDA here; {ON_A_GPU}')
 @pytest.mark.parametrize(
     'processes, options',
     [
@@ -92,7 +91,7 @@ def train(folder, work_dir, *options, processes=1):
 def test_cuda_trains_the_same_with_a_graph(folder, processes, options):
     """10 or 5 steps an epoch, with another rate in each; the first 3 have no graph."""
     if torch.cuda.device_count() < processes:
-        pytest.skip(f'needs {processes} GPUs')
+        pytest.skip(f'needs {processes} GPUs; {ON_A_GPU}')
     run, steps = f'{processes}_{len(options)}', 20 // processes
     plain, log = train(folder, f'plain_{run}', *options, processes=processes)
     graph, graph_log = train(
