@@ -1,4 +1,4 @@
-"""A step of training as one CUDA graph: the same weights, or a line that names why not."""
+"""A step of training as one CUDA graph: the same weights, or a line that says why."""
 
 import contextlib
 import os
