@@ -26,8 +26,8 @@ def describe_run(device, commit=None, **versions):
 
     Returns:
         dict: command, date (in UTC), commit (None outside of a repository),
-        device, cores, load_average (processes that were at work or waited
-        for a core in the last minute) and versions.
+        device, cores (which this process may use), load_average (processes that were
+        at work or waited for a core in the last minute) and versions.
     """
     try:
         import triton
@@ -40,7 +40,7 @@ def describe_run(device, commit=None, **versions):
         date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
         commit=commit or source_commit(),
         device=device_name(device),
-        cores=os.cpu_count(),
+        cores=count_cores(),
         load_average=round(os.getloadavg()[0], 1),
         versions=dict(
             python=platform.python_version(),
@@ -51,6 +51,13 @@ def describe_run(device, commit=None, **versions):
             **versions,
         ),
     )
+
+
+def count_cores():
+    """The cores that this process may use, where the system says it; else all."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def device_name(device):

@@ -1,5 +1,7 @@
 # The study of gestures: real clips of ten gestures, four folds that keep scenes apart.
 # Networks from scratch, and after pretraining on the arrow study's clips.
+import itertools
+
 name = 'gestures'
 data = 'tools/study/prepare_gestures.sh VIDEOS CLIPS_CSV'
 
@@ -66,22 +68,31 @@ PRETRAINING = [
 ]
 
 
-def final(start, networks, recipe, name, part):
+def final(
+    name,
+    part,
+    start,
+    networks,
+    recipe,
+    seeds=SEEDS,
+    evaluations=('order',),
+    options=(),
+):
     """The runs whose figures are reported, of some networks with their recipe.
 
     Yields:
-        dict: a group for each test fold, whose recipe was found without it.
+        dict: a group for each seed and test fold, whose recipe was found without it.
     """
     begin = dict(begin='pre_{network}_s{seed}') if start == 'arrow' else {}
-    for fold in FOLDS:
+    for seed, fold in itertools.product(seeds, FOLDS):
         chosen = recipe[start][fold]
         yield dict(
-            name=name,
+            name=name + '_{network}_f{fold}_s{seed}',
             config='{network}.py',
             of=dict(
                 part=[part],
                 start=[start],
-                seed=SEEDS,
+                seed=[seed],
                 fold=[fold],
                 recipe={chosen: RECIPES[chosen]},
                 network=networks,
@@ -89,8 +100,9 @@ def final(start, networks, recipe, name, part):
             options=[
                 'data.train.ann_file=data/gestures/fold{fold}/train_rawframes.txt',
                 'data.test.ann_file=data/gestures/fold{fold}/test_rawframes.txt',
+                *options,
             ],
-            evaluations=['order'],
+            evaluations=evaluations,
             **begin,
         )
 
@@ -128,8 +140,20 @@ runs = [
     ),
     *(search(start, ('bn', 'tsm', 'dnr')) for start in ('arrow', 'scratch')),
 ]
+# What ResNet_DNR's statistics do is evaluated, too.
+DNR = ('dnr', 'dnr_g8')
+OTHERS = [network for network in NETWORKS if network not in DNR]
+reported = []
 for start in ('arrow', 'scratch'):
-    runs += final(start, NETWORKS, RECIPE, start + '_{network}_f{fold}_s{seed}', 'one')
+    reported += final(start, 'one', start, OTHERS, RECIPE)
+    reported += final(
+        start, 'one', start, DNR, RECIPE, evaluations=('order', 'statistics')
+    )
     for network in OWN:
-        own = 'own_' + start + '_{network}_f{fold}_s{seed}'
-        runs += final(start, [network], OWN[network], own, 'own')
+        reported += final('own_' + start, 'own', start, [network], OWN[network])
+# Is it the precision? DNR without bf16.
+reported += final(
+    'float32', 'float32', 'arrow', ['dnr'], RECIPE, [0], options=['amp=None']
+)
+# Seed by seed, so that a study that is stopped has whole ones.
+runs += sorted(reported, key=lambda group: group['of']['seed'])

@@ -57,17 +57,11 @@ def candidate(epochs, rate, *options):
 # 375 steps an epoch with the study's 3,000 clips, 1,500 with the 12,000 of `more`.
 CANDIDATES = dict(
     usual=candidate(12, 0.02),
-    long=candidate(36, 0.02),
-    low=candidate(24, 0.005),
-    high=candidate(24, 0.1),
-    decay=candidate(24, 0.02, 'optimizer.weight_decay=0.0005'),
     r18=candidate(24, 0.02, *R18),
-    r18_low=candidate(24, 0.005, *R18),
     r18_64=candidate(24, 0.02, *R18, *SMALL),
-    r50_64=candidate(24, 0.02, *SMALL),
-    more=candidate(8, 0.02, *MORE),
-    more_low=candidate(8, 0.005, *MORE),
+    more_r18_64=candidate(8, 0.02, *R18, *SMALL, *MORE),
     more_r18=candidate(8, 0.02, *R18, *MORE),
+    more=candidate(8, 0.02, *MORE),
 )
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from study import report_gestures
 
-CLASSES = ['down', 'left', 'right', 'up']
-MIRROR = [3, 2, 1, 0]
+CLASSES = ['down', 'left', 'right', 'up', 'star', 'tick']
+OTHER = [3, 2, 1, 0, 5, 4]  # the mirrored class, of those that have one
 
 
 def run(network, fold, seed, right, part='one', recipe='short'):
@@ -15,12 +15,12 @@ def run(network, fold, seed, right, part='one', recipe='short'):
 
     Args:
         right (int): how many of the clips are right; the others are taken for the
-            mirrored class. Reversed clips are taken for the mirrored class, shuffled
-            ones for class 0.
+            other class. Reversed clips are taken for the other class, shuffled ones
+            for class 0.
     """
-    labels = list(range(4))
+    labels = list(range(6))
     plain = [
-        label if place < right else MIRROR[label] for place, label in enumerate(labels)
+        label if place < right else OTHER[label] for place, label in enumerate(labels)
     ]
     return dict(
         study='gestures',
@@ -36,9 +36,9 @@ def run(network, fold, seed, right, part='one', recipe='short'):
         settings=dict(classes=CLASSES),
         labels=labels,
         scores=dict(
-            plain=np.eye(4)[plain].tolist(),
-            reversed=np.eye(4)[[MIRROR[label] for label in labels]].tolist(),
-            shuffled=np.eye(4)[[0] * 4].tolist(),
+            plain=np.eye(6)[plain].tolist(),
+            reversed=np.eye(6)[[OTHER[label] for label in labels]].tolist(),
+            shuffled=np.eye(6)[[0] * 6].tolist(),
         ),
     )
 
@@ -61,12 +61,12 @@ def test_table(results):
     tables, _ = report_gestures.report(results)
     lines = tables['gestures'].splitlines()
     tsm = next(line for line in lines if line.startswith('| TSM |'))
-    # Of 4 clips a fold, 2 and 1 are right: down and left, then down.
+    # Of 6 clips a fold, 2 and 1 are right: down and left, then down.
     cells = [cell.strip() for cell in tsm.strip('|').split('|')]
-    assert cells[1:5] == ['generated clips', 'short', '2', '16']
-    assert cells[5].startswith('37.5 (')
-    # left by one seed, right by none; down by both, up by none.
-    assert cells[6:] == ['25.0', '50.0', '25.0', '0.0', '100.0']
+    assert cells[1:5] == ['generated clips', 'short', '2', '24']
+    assert cells[5].startswith('25.0 (')
+    # left by one seed, right by none; down by both, up by none; no star and no tick.
+    assert cells[6:] == ['25.0', '50.0', '0.0', '16.7', '0.0', '100.0']
 
 
 def test_recipes_by_fold():
@@ -79,7 +79,28 @@ def test_recipes_by_fold():
 def test_differences_are_clip_by_clip(results):
     tables, _ = report_gestures.report(results)
     (line,) = tables['gestures_differences'].splitlines()[2:]
-    assert line.startswith('| TSM with DNR less TSM | generated clips | 50.0 (')
+    assert line.startswith('| TSM with DNR less TSM | generated clips | 33.3 (')
+
+
+def test_reasons(results):
+    for number, fold in enumerate((1, 2, 3, 4)):
+        for seed in (0, 1):
+            content = run('dnr', fold, seed, 3)
+            modes = dict(grouped=0.5, batch=0.2, large_batch=0.3, recalibrated=0.4)
+            content['clips'] = 6
+            content['evaluation'] = {
+                mode: dict(top1=top1 + 0.1 * number) for mode, top1 in modes.items()
+            }
+            (results / f'arrow_dnr_f{fold}_s{seed}.json').write_text(
+                json.dumps(content)
+            )
+        content = run('dnr', fold, 0, 6, part='float32')
+        (results / f'float32_dnr_f{fold}_s0.json').write_text(json.dumps(content))
+    tables, _ = report_gestures.report(results)
+    figures = [
+        line.split('|')[2].strip() for line in tables['gestures_reasons'].splitlines()
+    ]
+    assert figures[2:] == ['65.0', '35.0', '45.0', '55.0', '100.0', '50.0']
 
 
 def test_choice_of_a_recipe(capsys, tmp_path):

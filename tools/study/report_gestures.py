@@ -26,6 +26,13 @@ NAMES = dict(
 )
 STARTS = dict(arrow='generated clips', scratch='nothing')
 MIRRORED = (('left', 'right'), ('up', 'down'))
+# Of what statistics_evaluation.statistics finds.
+STATISTICS = dict(
+    grouped='running statistics',
+    batch='those of each batch of 8 clips',
+    large_batch='those of batches of 64 clips',
+    recalibrated='running statistics, estimated anew',
+)
 COMPARED = (
     ('dnr', 'bn'),
     ('dnr', 'tsm'),
@@ -44,6 +51,7 @@ class Clips:
 
     Attributes:
         folds, seeds (list[int]): which there are.
+        names, shapes (list[str]): the classes, and those without a mirrored one.
         labels (np.ndarray): (clips,) int.
         scores (dict): plain, shuffled and reversed: (seeds, clips, classes).
     """
@@ -58,6 +66,7 @@ class Clips:
             if all((seed, fold) in by for fold in self.folds)
         )
         self.names = runs[0]['settings']['classes']
+        self.shapes = [n for n in self.names if not any(n in pair for pair in MIRRORED)]
         self.labels = self.scores = None
         if not self.seeds:
             return
@@ -81,7 +90,7 @@ class Clips:
         return (self.scores[mode].argmax(-1) == self.labels).mean(0)
 
     def hits_within(self, names):
-        """The same of the clips of two classes, by the scores of these two."""
+        """The same of the clips of some classes, by the scores of these alone."""
         labels = [self.names.index(name) for name in names]
         inside = np.isin(self.labels, labels)
         best = self.scores['plain'][:, inside][..., labels].argmax(-1)
@@ -152,8 +161,8 @@ def make_table(runs, part, ridge=None):
     """The table of accuracies of the runs of a part, in Markdown."""
     lines = [
         '| network | trained before on | recipe | seeds | clips | top-1 '
-        '| left/right | up/down | shuffled | reversed | mirrored |',
-        '|---|---|---|---|---|---|---|---|---|---|---|',
+        '| left/right | up/down | shapes | shuffled | reversed | mirrored |',
+        '|---|---|---|---|---|---|---|---|---|---|---|---|',
     ]
     for (start, network), clips in clips_of(runs, part).items():
         cells = [
@@ -163,7 +172,10 @@ def make_table(runs, part, ridge=None):
             str(len(clips.seeds)),
             str(len(clips.labels)),
             per_cent(clips.hits()),
-            *(per_cent(clips.hits_within(pair), False) for pair in MIRRORED),
+            *(
+                per_cent(clips.hits_within(names), False)
+                for names in (*MIRRORED, clips.shapes)
+            ),
             per_cent(clips.hits('shuffled'), False),
             per_cent(clips.hits('reversed'), False),
             per_cent(clips.mirrored(), False),
@@ -176,7 +188,7 @@ def make_table(runs, part, ridge=None):
             f'{100 * tasks[task]["accuracy"]:.1f}'
             for task in ('all', 'left/right', 'up/down')
         ]
-        lines.append('| ' + ' | '.join([*cells, '-', '-', '-']) + ' |')
+        lines.append('| ' + ' | '.join([*cells, '-', '-', '-', '-']) + ' |')
     return '\n'.join(lines)
 
 
@@ -199,6 +211,35 @@ def make_differences(runs):
                 f'| {NAMES[one]} less {NAMES[two]} | {STARTS[start]} '
                 f'| {per_cent(values)} |'
             )
+    return '\n'.join(lines)
+
+
+def make_reasons(runs):
+    """The table of what DNR's accuracy is with other statistics and in float32.
+
+    In Markdown, of the networks that were trained again in float32. The first row is
+    of all their runs, the last one of those that have the seeds of float32.
+    """
+    networks = [
+        name
+        for name in NAMES
+        if all((part, 'arrow', name) in runs for part in ('float32', 'one'))
+    ]
+    rows = {text: [] for text in (*STATISTICS.values(), 'float32', 'bf16, same seeds')}
+    for network in networks:
+        found = runs['one', 'arrow', network]
+        for mode, text in STATISTICS.items():
+            right = sum(c['clips'] * c['evaluation'][mode]['top1'] for c in found)
+            rows[text].append(right / sum(c['clips'] for c in found))
+        again = Clips(runs['float32', 'arrow', network])
+        same = Clips([c for c in found if c['run']['seed'] in again.seeds])
+        rows['float32'].append(again.hits().mean())
+        rows['bf16, same seeds'].append(same.hits().mean())
+    lines = ['| top-1 | ' + ' | '.join(NAMES[n] for n in networks) + ' |']
+    lines.append('|---|' + '---|' * len(networks))
+    for text, values in rows.items():
+        cells = [text, *(f'{100 * value:.1f}' for value in values)]
+        lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
@@ -351,6 +392,7 @@ def report(folder):
         'gestures_differences': make_differences(runs),
         'gestures_own': make_table(runs, 'own'),
         'gestures_search': make_search(runs),
+        'gestures_reasons': make_reasons(runs),
     }
     pictures = {
         'gestures_accuracy': lambda: draw_accuracy(runs),
