@@ -293,8 +293,6 @@ def time_loop(cfg, launcher, warmup, iters):
         runner = mmaction2.build_runner(cfg, launcher)
         model = getattr(runner.model, 'module', runner.model)
         device = next(model.parameters()).device
-        if device.type == 'cuda':
-            torch.cuda.reset_peak_memory_stats(device)
         timer = LoopTimer(warmup, iters, device)
         add_timer(runner, model.data_preprocessor, timer)
         try:
@@ -325,11 +323,6 @@ def time_loop(cfg, launcher, warmup, iters):
         fraction=seconds / timer.seconds,
         parts_ms={part: value / iters * 1000 for part, value in timer.laps.items()},
         until_timed_s=timer.start - began,
-        peak_gib=(
-            torch.cuda.max_memory_allocated(device) / 2**30
-            if device.type == 'cuda'
-            else None
-        ),
     )
     del runner, model, ready, batch  # before the next one is built
     torch.compiler.reset()
