@@ -132,14 +132,22 @@ class _Hosted(DynamicNorm):
             )
         N, C, T, H, W = x.shape
         G = self.num_groups
+        if G == 1:  # without a dimension of size 1, see as_before
+            return x.flatten(2, 3)
         return x.reshape(N, C, G, T // G * H, W).transpose(1, 2).flatten(0, 1)
 
     def as_before(self, images: Tensor, x: Tensor) -> Tensor:
         """What :meth:`as_images` made of x, in x's shape and layout."""
         if self.frames is None:
             return images
-        clips = images.unflatten(0, (x.size(0), self.num_groups))
-        clips = clips.transpose(1, 2).reshape(x.shape)
+        if self.num_groups == 1:
+            # Where T = 1, its stride is that of channels_last_3d: after a dimension
+            # of size 1 was moved, it is another, and convolutions do not take the
+            # clips for channels last.
+            clips = images.view(x.shape)
+        else:
+            clips = images.unflatten(0, (x.size(0), self.num_groups))
+            clips = clips.transpose(1, 2).reshape(x.shape)
         return clips.contiguous() if x.is_contiguous() else clips
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
