@@ -132,7 +132,7 @@ class _Hosted(DynamicNorm):
             )
         N, C, T, H, W = x.shape
         G = self.num_groups
-        if G == 1:  # without a dimension of size 1, see as_before
+        if G == 1:  # see as_before
             return x.flatten(2, 3)
         return x.reshape(N, C, G, T // G * H, W).transpose(1, 2).flatten(0, 1)
 
@@ -141,9 +141,8 @@ class _Hosted(DynamicNorm):
         if self.frames is None:
             return images
         if self.num_groups == 1:
-            # Where T = 1, its stride is that of channels_last_3d: after a dimension
-            # of size 1 was moved, it is another, and convolutions do not take the
-            # clips for channels last.
+            # Under torch.compile, moving a dimension of size 1 (T) leaves it a stride
+            # by which convolutions do not take the clips for channels last.
             clips = images.view(x.shape)
         else:
             clips = images.unflatten(0, (x.size(0), self.num_groups))

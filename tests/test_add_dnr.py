@@ -10,6 +10,7 @@ import pytest
 import torch
 from literal_resnets import BasicBlock, Bottleneck, ResNet, small
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from add_dnr import HostedCrossTemporalNorm, RelayStage, add_dnr
@@ -159,18 +160,21 @@ def test_clips_are_normalized_as_their_frames(layout, groups, backend):
 
 
 @pytest.mark.parametrize(
-    'layout, groups, copied',
+    'layout, frames, groups, copied',
     [
-        ('last', 4, False),
-        ('last', 1, False),
-        ('contiguous', 1, False),
-        ('contiguous', 4, True),
+        ('last', 4, 4, False),
+        ('last', 4, 1, False),
+        ('last', 1, 1, False),
+        ('contiguous', 4, 1, False),
+        ('contiguous', 1, 1, False),
+        ('contiguous', 4, 4, True),
     ],
 )
-def test_what_the_kernels_see_is_a_view(layout, groups, copied):
-    """In a layout that they take as it is, and so is what they give."""
-    x = clips_of(torch.randn(3, 8, 4, 5, 6), layout)
-    norm = norm_3d(4, groups)
+def test_what_the_kernels_see_is_a_view(layout, frames, groups, copied):
+    """In a layout that they take as it is, and so is what they give: strides, too, by
+    which convolutions tell the layout."""
+    x = clips_of(torch.randn(3, 8, frames, 5, 6), layout)
+    norm = norm_3d(frames, groups)
     seen = norm.as_images(x)
     assert (seen.data_ptr() != x.data_ptr()) == copied
     last = layout == 'last'
@@ -180,6 +184,11 @@ def test_what_the_kernels_see_is_a_view(layout, groups, copied):
     back = norm.as_before(out, x)
     assert (back.data_ptr() != out.data_ptr()) == copied
     assert back.stride() == x.stride()
+    traced = make_fx(
+        lambda x: norm.as_before(norm.as_images(x) + 1, x), tracing_mode='fake'
+    )(x)
+    *_, last = (n for n in traced.graph.nodes if n.op == 'call_function')
+    assert last.meta['val'].stride() == x.stride()
 
 
 def test_a_temporal_stride_leaves_fewer_groups():
@@ -394,6 +403,21 @@ def test_compile_and_export(dims):
     network.eval()
     exported = torch.export.export(network, (x,)).module()
     close([exported(x)], [network(x)], 1e-5, 1e-5)
+
+
+@pytest.mark.full
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason='no CUDA here; on a GPU: ./tools/run_tests.sh --full tests/test_add_dnr.py',
+)
+def test_cuda_clips_of_one_frame_compile():
+    """The last stage has T = 1."""
+    network = add_dnr(small(dims=3, layers=(1, 1, 1)), 4).cuda()
+    network.to(memory_format=torch.channels_last_3d)
+    x = images(dims=3).cuda().to(memory_format=torch.channels_last_3d)
+    with torch.autocast('cuda', torch.bfloat16):
+        compiled = step(torch.compile(network), x)
+        close(compiled, step(copy.deepcopy(network), x), 0.1, 0.1)
 
 
 @pytest.mark.full
