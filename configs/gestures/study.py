@@ -77,6 +77,7 @@ def final(
     seeds=SEEDS,
     evaluations=('order',),
     options=(),
+    lists='fold',
 ):
     """The runs whose figures are reported, of some networks with their recipe.
 
@@ -98,8 +99,8 @@ def final(
                 network=networks,
             ),
             options=[
-                'data.train.ann_file=data/gestures/fold{fold}/train_rawframes.txt',
-                'data.test.ann_file=data/gestures/fold{fold}/test_rawframes.txt',
+                f'data.train.ann_file=data/gestures/{lists}{fold}/train_rawframes.txt',
+                f'data.test.ann_file=data/gestures/{lists}{fold}/test_rawframes.txt',
                 *options,
             ],
             evaluations=evaluations,
@@ -151,9 +152,11 @@ for start in ('arrow', 'scratch'):
     )
     for network in OWN:
         reported += final('own_' + start, 'own', start, [network], OWN[network])
-# Is it the precision? DNR without bf16.
+# Is it the precision? DNR without bf16. Is it the scenes? Test clips of scenes that are
+# trained on, too.
 reported += final(
     'float32', 'float32', 'arrow', ['dnr'], RECIPE, [0], options=['amp=None']
 )
+reported += final('mixed', 'mixed', 'arrow', ['dnr', 'tsm'], RECIPE, [0], lists='mixed')
 # Seed by seed, so that a study that is stopped has whole ones.
 runs += sorted(reported, key=lambda group: group['of']['seed'])

@@ -7,6 +7,7 @@ import pytest
 from study import report_gestures
 
 CLASSES = ['down', 'left', 'right', 'up', 'star', 'tick']
+STATISTICS = ('35.0', '45.0', '55.0')
 OTHER = [3, 2, 1, 0, 5, 4]  # the mirrored class, of those that have one
 
 
@@ -83,24 +84,32 @@ def test_differences_are_clip_by_clip(results):
 
 
 def test_reasons(results):
+    def write(content):
+        run = content['run']
+        name = f'{run["part"]}_{run["network"]}_f{run["fold"]}_s{run["seed"]}.json'
+        (results / name).write_text(json.dumps(content))
+
     for number, fold in enumerate((1, 2, 3, 4)):
         for seed in (0, 1):
-            content = run('dnr', fold, seed, 3)
+            content = run('dnr', fold, seed, 3 - seed)
             modes = dict(grouped=0.5, batch=0.2, large_batch=0.3, recalibrated=0.4)
             content['clips'] = 6
             content['evaluation'] = {
                 mode: dict(top1=top1 + 0.1 * number) for mode, top1 in modes.items()
             }
-            (results / f'arrow_dnr_f{fold}_s{seed}.json').write_text(
-                json.dumps(content)
-            )
-        content = run('dnr', fold, 0, 6, part='float32')
-        (results / f'float32_dnr_f{fold}_s0.json').write_text(json.dumps(content))
+            write(content)
+        write(run('dnr', fold, 0, 6, part='float32'))
+        write(run('tsm', fold, 1, 4, part='mixed'))
     tables, _ = report_gestures.report(results)
     figures = [
-        line.split('|')[2].strip() for line in tables['gestures_reasons'].splitlines()
+        tuple(cell.strip() for cell in line.strip('| ').split('|')[1:])
+        for line in tables['gestures_reasons'].splitlines()[2:]
     ]
-    assert figures[2:] == ['65.0', '35.0', '45.0', '55.0', '100.0', '50.0']
+    assert figures == [
+        *(('DNR', 'generated clips', '2', top1, '41.7') for top1 in STATISTICS),
+        ('DNR', 'generated clips', '1', '100.0', '50.0'),
+        ('TSM', 'generated clips', '1', '66.7', '16.7'),
+    ]
 
 
 def test_choice_of_a_recipe(capsys, tmp_path):

@@ -24,15 +24,17 @@ NAMES = dict(
     slowonly='SlowOnly',
     slowonly_dnr='SlowOnly with DNR',
 )
+FOLDS = (1, 2, 3, 4)
 STARTS = dict(arrow='generated clips', scratch='nothing')
 MIRRORED = (('left', 'right'), ('up', 'down'))
 # Of what statistics_evaluation.statistics finds.
 STATISTICS = dict(
-    grouped='running statistics',
-    batch='those of each batch of 8 clips',
-    large_batch='those of batches of 64 clips',
+    batch='statistics of each batch of 8 clips',
+    large_batch='statistics of batches of 64 clips',
     recalibrated='running statistics, estimated anew',
 )
+# Parts of the study that differ from the reported runs in one thing.
+TRAINED = dict(float32='trained in float32', mixed='trained on clips of all scenes')
 COMPARED = (
     ('dnr', 'bn'),
     ('dnr', 'tsm'),
@@ -50,7 +52,7 @@ class Clips:
         runs (list[dict]): contents of their JSONs.
 
     Attributes:
-        folds, seeds (list[int]): which there are.
+        seeds (list[int]): those that have all folds.
         names, shapes (list[str]): the classes, and those without a mirrored one.
         labels (np.ndarray): (clips,) int.
         scores (dict): plain, shuffled and reversed: (seeds, clips, classes).
@@ -58,12 +60,11 @@ class Clips:
 
     def __init__(self, runs):
         by = {(run['run']['seed'], run['run']['fold']): run for run in runs}
-        self.folds = sorted({fold for _, fold in by})
         # A seed that lacks a fold would count for some clips only.
         self.seeds = sorted(
             seed
             for seed in {seed for seed, _ in by}
-            if all((seed, fold) in by for fold in self.folds)
+            if all((seed, fold) in by for fold in FOLDS)
         )
         self.names = runs[0]['settings']['classes']
         self.shapes = [n for n in self.names if not any(n in pair for pair in MIRRORED)]
@@ -71,23 +72,22 @@ class Clips:
         if not self.seeds:
             return
         self.labels = np.concatenate(
-            [by[self.seeds[0], fold]['labels'] for fold in self.folds]
+            [by[self.seeds[0], fold]['labels'] for fold in FOLDS]
         )
         self.scores = {
             mode: np.array(
                 [
-                    np.concatenate(
-                        [by[seed, fold]['scores'][mode] for fold in self.folds]
-                    )
+                    np.concatenate([by[seed, fold]['scores'][mode] for fold in FOLDS])
                     for seed in self.seeds
                 ]
             )
             for mode in ('plain', 'shuffled', 'reversed')
         }
 
-    def hits(self, mode='plain'):
-        """(clips,) float: the share of seeds that have a clip right."""
-        return (self.scores[mode].argmax(-1) == self.labels).mean(0)
+    def hits(self, mode='plain', seeds=None):
+        """(clips,) float: the share of seeds, or of some, that have a clip right."""
+        right = self.scores[mode].argmax(-1) == self.labels
+        return right[np.isin(self.seeds, seeds or self.seeds)].mean(0)
 
     def hits_within(self, names):
         """The same of the clips of some classes, by the scores of these alone."""
@@ -215,31 +215,45 @@ def make_differences(runs):
 
 
 def make_reasons(runs):
-    """The table of what DNR's accuracy is with other statistics and in float32.
+    """The table of what could be a reason for DNR's accuracy, in Markdown.
 
-    In Markdown, of the networks that were trained again in float32. The first row is
-    of all their runs, the last one of those that have the seeds of float32.
+    The runs of one recipe with other statistics, and trainings that differ from them
+    in one thing; beside each, top-1 of the runs of one recipe and of the same seeds.
     """
-    networks = [
-        name
-        for name in NAMES
-        if all((part, 'arrow', name) in runs for part in ('float32', 'one'))
+    lines = [
+        '| | network | trained before on | seeds | top-1 | else |',
+        '|---|---|---|---|---|---|',
     ]
-    rows = {text: [] for text in (*STATISTICS.values(), 'float32', 'bf16, same seeds')}
-    for network in networks:
-        found = runs['one', 'arrow', network]
-        for mode, text in STATISTICS.items():
-            right = sum(c['clips'] * c['evaluation'][mode]['top1'] for c in found)
-            rows[text].append(right / sum(c['clips'] for c in found))
-        again = Clips(runs['float32', 'arrow', network])
-        same = Clips([c for c in found if c['run']['seed'] in again.seeds])
-        rows['float32'].append(again.hits().mean())
-        rows['bf16, same seeds'].append(same.hits().mean())
-    lines = ['| top-1 | ' + ' | '.join(NAMES[n] for n in networks) + ' |']
-    lines.append('|---|' + '---|' * len(networks))
-    for text, values in rows.items():
-        cells = [text, *(f'{100 * value:.1f}' for value in values)]
+
+    def add(text, start, network, seeds, *accuracies):
+        cells = [text, NAMES[network], STARTS[start], str(len(seeds))]
+        cells += [f'{100 * accuracy:.1f}' for accuracy in accuracies]
         lines.append('| ' + ' | '.join(cells) + ' |')
+
+    reported = clips_of(runs, 'one')
+    for (start, network), clips in reported.items():
+        found = [
+            content
+            for content in runs['one', start, network]
+            if content['run']['seed'] in clips.seeds and 'evaluation' in content
+        ]
+        for mode, text in STATISTICS.items() if found else ():
+            hits = [c['clips'] * c['evaluation'][mode]['top1'] for c in found]
+            accuracy = sum(hits) / sum(c['clips'] for c in found)
+            add(text, start, network, clips.seeds, accuracy, clips.hits().mean())
+    for part, text in TRAINED.items():
+        for (start, network), clips in clips_of(runs, part).items():
+            same = reported.get((start, network))
+            if same and set(clips.seeds) <= set(same.seeds):
+                hits = same.hits(seeds=clips.seeds)
+                add(
+                    text,
+                    start,
+                    network,
+                    clips.seeds,
+                    clips.hits().mean(),
+                    hits.mean(),
+                )
     return '\n'.join(lines)
 
 
@@ -311,7 +325,7 @@ def print_choices(runs):
     networks = sorted({key[1] for key in found})
     for name, of in (('RECIPE', networks), *((f'OWN[{n!r}]', [n]) for n in networks)):
         for start in STARTS:
-            chosen = {fold: choose(found, start, of, fold) for fold in (1, 2, 3, 4)}
+            chosen = {fold: choose(found, start, of, fold) for fold in FOLDS}
             if networks and None not in chosen.values():
                 print(f'chosen: {name}: {start}={chosen}')
 
