@@ -32,6 +32,7 @@ _dnr = importlib.import_module(
 )
 CrossLayerNorm, CrossTemporalNorm = _dnr.CrossLayerNorm, _dnr.CrossTemporalNorm
 DynamicNorm, RelayCell = _dnr.DynamicNorm, _dnr.RelayCell
+CONVOLUTIONS = nn.Conv2d, nn.Conv3d
 
 
 def add_dnr(
@@ -74,6 +75,9 @@ def add_dnr(
             path in the network. The network is then as it was.
         RuntimeError: a backend that is not there.
     """
+    for name, value in (('n_segment', n_segment), ('num_groups', num_groups)):
+        if type(value) is not int or value < 1:
+            raise ValueError(f'add_dnr: {name} must be a positive int, got {value!r}')
     divisors = [G for G in range(1, n_segment + 1) if n_segment % G == 0]
     _dnr._check(f'with n_segment={n_segment}, num_groups', num_groups, divisors)
     _dnr._check('dnr', dnr, _dnr.DNR_MODES)
@@ -82,17 +86,17 @@ def add_dnr(
     if dnr == 'none':
         return network
     blocks = _find_blocks(network)
-    with _modes_kept(network):
+    with _state_kept(network):
         network.train()
         for block in blocks:
             block.find_held()
         network.eval()
-        _run_once(network, blocks, n_segment)
+        called = _run_once(network, blocks, n_segment)
     stages = {}
     for block in blocks:
         stages.setdefault(block.stage, []).append(block)
     for path, members in stages.items():
-        _check_stage(path, members, dnr)
+        _check_stage(path, network.get_submodule(path), members, dnr, path in called)
     options = dict(num_groups=num_groups, running_stats=running_stats, backend=backend)
     for path, members in stages.items():
         _convert(network, path, members, dnr, with_cp, options)
@@ -276,8 +280,9 @@ class _Block:
                 break
         else:
             raise ValueError(
-                f'add_dnr: {path} is in no nn.Sequential within the network, whose '
-                'blocks would be a stage'
+                f'add_dnr: {path or type(module).__name__} is in no nn.Sequential '
+                'within the network, whose blocks would be a stage. A network that is '
+                'itself the stage, or a block, can be put into one'
             )
         self.norms = [_find_norm(path, module, k) for k in (1, 2)]
         self.calls, self.shapes = [], []
@@ -309,11 +314,12 @@ class _Block:
             return hook
 
         for k in (1, 2):
-            for name, module in (
-                (f'conv{k}', getattr(self.module, f'conv{k}')),
-                (f'norm{k}', self.norm(k)),
-            ):
-                yield module.register_forward_pre_hook(record(name))
+            # Of a module with more than a convolution, the convolution.
+            conv = getattr(self.module, f'conv{k}')
+            inner = (m for m in conv.modules() if isinstance(m, CONVOLUTIONS))
+            conv = next(inner, conv)
+            yield conv.register_forward_pre_hook(record(f'conv{k}'))
+            yield self.norm(k).register_forward_pre_hook(record(f'norm{k}'))
 
 
 def _is_sequential(module):
@@ -322,11 +328,17 @@ def _is_sequential(module):
     )
 
 
-def _is_block(module):
+def _has_convolutions(module):
     return all(
         isinstance(getattr(module, name, None), nn.Module)
         for name in ('conv1', 'conv2')
-    ) and (hasattr(module, 'downsample') or hasattr(module, 'shortcut'))
+    )
+
+
+def _is_block(module):
+    return _has_convolutions(module) and (
+        hasattr(module, 'downsample') or hasattr(module, 'shortcut')
+    )
 
 
 def _find_blocks(network):
@@ -361,11 +373,10 @@ def _find_norm(path, block, k):
     else:
         holder = getattr(block, f'conv{k}')
         names = [n for n, m in holder.named_children() if isinstance(m, _BatchNorm)]
-        order = getattr(holder, 'order', ('conv', 'norm', 'act'))  # mmcv's ConvModule
-        if len(names) != 1 or tuple(order) != ('conv', 'norm', 'act'):
+        if len(names) != 1:
             raise ValueError(
                 f'add_dnr: {path} has no BatchNorm after conv{k}: neither bn{k}, nor '
-                f'one within conv{k}, after its convolution'
+                f'one within conv{k}'
             )
         path, name = f'{path}.conv{k}', names[0]
     norm = getattr(holder, name)
@@ -379,40 +390,57 @@ def _find_norm(path, block, k):
         raise ValueError(
             f'add_dnr: {path} is {type(norm).__name__}, not BatchNorm2d or BatchNorm3d'
         )
-    if norm.running_mean is None or norm.momentum is None:
-        raise ValueError(f'add_dnr: {path} has no running statistics, or momentum=None')
+    if norm.running_mean is None:
+        raise ValueError(f'add_dnr: {path} has no running statistics')
+    if norm.momentum is None:
+        raise ValueError(f'add_dnr: {path} has momentum=None, and should have a number')
     if norm.num_features < 4:
         raise ValueError(f'add_dnr: {path} has {norm.num_features} channels, below 4')
     return holder, name
 
 
 @contextlib.contextmanager
-def _modes_kept(network):
+def _state_kept(network):
     modes = [(module, module.training) for module in network.modules()]
+    trained = [(p, p.requires_grad) for p in network.parameters()]
     try:
         yield
     finally:
         for module, mode in modes:
             module.training = mode
+        for parameter, requires_grad in trained:  # train() of some networks freezes
+            parameter.requires_grad = requires_grad
 
 
 def _run_once(network, blocks, n_segment):
-    """Run the network on a clip of zeros, which the blocks record."""
-    convolutions = (nn.Conv2d, nn.Conv3d)
-    first = next((m for m in network.modules() if isinstance(m, convolutions)), None)
+    """Run the network on a clip of zeros, which the blocks record.
+
+    Returns:
+        set[str]: the stages that were called, by path.
+    """
+    first = next((m for m in network.modules() if isinstance(m, CONVOLUTIONS)), None)
     if first is None:
         raise ValueError('add_dnr: the network has no 2D or 3D convolution')
     shape = (n_segment, first.in_channels, 64, 64)
     if isinstance(first, nn.Conv3d):
         shape = (1, first.in_channels, n_segment, 64, 64)
-    hooks = [hook for block in blocks for hook in block.hooks()]
+    hooks, called = [hook for block in blocks for hook in block.hooks()], set()
+    for path in {block.stage for block in blocks}:
+        hooks.append(
+            network.get_submodule(path).register_forward_pre_hook(
+                lambda *_, path=path: called.add(path)
+            )
+        )
     try:
         with torch.no_grad():
             network(first.weight.new_zeros(shape))
     except Exception as error:  # of the network's own; its text is all there is
+        mend = 'A network of other inputs can be converted in its parts'
+        if isinstance(getattr(network, 'backbone', None), nn.Module):
+            mend = 'Convert its backbone: add_dnr(network.backbone, ...)'
         raise ValueError(
             f'add_dnr: {type(network).__name__} cannot run on one clip of '
-            f'n_segment={n_segment} frames, {shape}: {error}'
+            f'n_segment={n_segment} frames, {shape}: {error}. {mend}'
         ) from error
     finally:
         for hook in hooks:
@@ -433,6 +461,7 @@ def _run_once(network, blocks, n_segment):
                     f'add_dnr: with n_segment={n_segment}, {block.path} has {T} frames '
                     f'a clip, but {type(module).__name__} in it is made for {wanted}'
                 )
+    return called
 
 
 def _frames(shape):
@@ -440,9 +469,22 @@ def _frames(shape):
     return shape[2] if len(shape) == 5 else shape[0]
 
 
-def _check_stage(path, blocks, dnr):
+def _check_stage(path, stage, blocks, dnr, called):
     """The blocks of a stage can share a cell, and hand on its state."""
     names = [block.name for block in blocks]
+    for name, child in stage.named_children():
+        inner = [p for p, m in child.named_modules() if _has_convolutions(m)]
+        if name not in names and inner:
+            other = '.'.join(filter(None, (path, name, inner[0])))
+            raise ValueError(
+                f'add_dnr: {other} has conv1 and conv2, as {blocks[0].path}, but '
+                'neither downsample nor shortcut: it should have one, or None'
+            )
+    if dnr != 'cross_temporal' and not called:
+        raise ValueError(
+            f'add_dnr: the network calls the blocks of {path}, but not {path} itself, '
+            "which is to hand on the relay's state. dnr='cross_temporal' has none"
+        )
     for block, before in zip(blocks[1:], blocks):
         if names.count(block.name) > 1:
             raise ValueError(
@@ -494,7 +536,9 @@ def _replace(block, k, cls, num_groups, **options):
     norm.running_mean.copy_(bn.running_mean)  # (C,) to (G, C) where that is its shape
     norm.running_var.copy_(bn.running_var)
     norm.num_batches_tracked.copy_(bn.num_batches_tracked)
-    if holder is not block.module:
+    # Where the order of calls is known: mmcv's ConvModule has `order`.
+    ordered = getattr(holder, 'order', None) == ('conv', 'norm', 'act')
+    if _is_sequential(holder) or ordered:
         names = [n for n, _ in holder.named_children()]
         after = names[names.index(name) + 1 :][:1]
         if after and type(getattr(holder, after[0])) is nn.ReLU:  # applied by the norm

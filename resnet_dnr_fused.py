@@ -295,7 +295,10 @@ class _AtenNormalize(torch.autograd.Function):
         else:
             var = running[1].to(groups.dtype).expand(pooled.shape[1:]).clone()
         rstd = torch.rsqrt(var + spec.eps)
-        with torch.set_grad_enabled(any(ctx.needs_input_grad)):
+        # The relay's graph is this function's own: hooks such as checkpoint's, which
+        # would compute the network again for each layer, do not see it.
+        hooks = torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+        with torch.set_grad_enabled(any(ctx.needs_input_grad)), hooks:
             leaves = [pooled.to(weights[0].dtype)] + ([] if state is None else [state])
             leaves = [leaf.detach().requires_grad_() for leaf in leaves]
             with torch.autocast(x.device.type, enabled=False):
@@ -347,6 +350,10 @@ class _AtenNormalize(torch.autograd.Function):
             torch.mul(grad, factor, out=centered)
         centered.add_(offset[:, :, None, :, None, None])
         return None, None, None, centered.to(x.dtype).flatten(0, 2), *grads
+
+
+def _as_it_is(tensor):
+    return tensor
 
 
 def _in_groups(x, spec):

@@ -27,10 +27,11 @@ def images(clips=2, frames=4, size=32, dims=2):
     return x
 
 
-def step(network, x):
-    """The output and all gradients of a training step."""
+def step(run, x, network=None):
+    """The output and all gradients of a training step of a network, or what runs it."""
+    network = network or run
     network.zero_grad()
-    out = network(x)
+    out = run(x)
     out.square().mean().backward()
     return [out.detach()] + [p.grad for p in network.parameters()]
 
@@ -277,6 +278,18 @@ def test_a_checkpointed_stage(reentrant):
     close(*gradients, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_what_is_recomputed_runs_twice(with_cp):
+    network = add_dnr(small(layers=(2, 2)), 4, with_cp=with_cp)
+    calls = []
+    network.layer1[0].conv1.register_forward_pre_hook(lambda *_: calls.append(1))
+    if with_cp:
+        step(network, images())
+    else:
+        step(lambda x: checkpoint(network, x, use_reentrant=False), images(), network)
+    assert len(calls) == 2
+
+
 def test_a_block_without_its_stage_is_refused():
     network = add_dnr(small(), 4)
     with pytest.raises(RuntimeError, match='called without its stage.*with_cp=True'):
@@ -471,6 +484,42 @@ print('as they are')
     assert done.returncode == 0 and 'as they are' in done.stdout, done.stdout
 
 
+class ConvBN(nn.Module):
+    """Its ReLU is registered after the BatchNorm, and called before or not at all."""
+
+    def __init__(self, conv, act):
+        super().__init__()
+        self.conv, self.bn, self.act = conv, nn.BatchNorm2d(conv.out_channels), act
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.bn(self.relu(x) if self.act else x)
+
+
+class Holders(nn.Module):
+    """A block whose normalizations are within what it calls its convolutions."""
+
+    downsample = None
+
+    def __init__(self, conv1, conv2):
+        super().__init__()
+        self.conv1, self.conv2 = conv1, conv2
+
+    def forward(self, x):
+        return self.conv2(self.conv1(x))
+
+
+@pytest.mark.parametrize('act', [False, True])
+def test_a_relu_that_is_called_elsewhere_stays(act):
+    convs = [ConvBN(nn.Conv2d(n, 8, 3), act) for n in (3, 8)]
+    network = add_dnr(nn.Sequential(nn.Sequential(Holders(*convs))), 4)
+    for conv in convs:
+        assert isinstance(conv.bn, DynamicNorm) and not conv.bn.apply_relu
+        assert type(conv.relu) is nn.ReLU
+    assert (network(images()) < 0).any()
+
+
 # What cannot be converted
 
 
@@ -511,6 +560,35 @@ def set_without_norm(network):
     del network.layer1[0].bn2
 
 
+def norm_first():
+    convs = [
+        nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3)) for _ in '12'
+    ]
+    return nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(Holders(*convs)))
+
+
+def set_without_downsample(network):
+    del network.layer1[1].downsample
+    network.layer1[1].forward = lambda x: x
+
+
+def set_loop(network):
+    def forward(x):
+        x = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+        for stage in (network.layer1, network.layer2):
+            for block in stage:
+                x = block(x)
+        return x
+
+    network.forward = forward
+
+
+def set_frozen(network):
+    block = network.layer1[0]
+    block.train = lambda mode=True: block.requires_grad_(False)
+    return set_shift(network)
+
+
 def set_shift(network):
     network.layer2[0].conv1.n_segment = 8
 
@@ -519,6 +597,15 @@ class PreActivation(BasicBlock):
     def forward(self, x):
         out = self.conv1(self.relu(self.bn1(x)))
         return x + self.conv2(self.relu(self.bn2(out)))
+
+
+class Wrapper(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, clips):
+        return self.backbone(clips.flatten(0, 1))
 
 
 REFUSED = {
@@ -534,6 +621,27 @@ REFUSED = {
     'no statistics': (
         with_norm(nn.BatchNorm2d(16, track_running_stats=False)),
         'layer2.1.bn1 has no running statistics',
+    ),
+    'no momentum': (
+        with_norm(nn.BatchNorm2d(16, momentum=None)),
+        'layer2.1.bn1 has momentum=None',
+    ),
+    'normalization first, in a sequential': (
+        norm_first,
+        '1.0 should call conv1, norm1, .*, but calls norm1, conv1',
+    ),
+    'no residual block beside one': (
+        broken(set_without_downsample),
+        'layer1.1 has conv1 and conv2, as layer1.0, but neither downsample',
+    ),
+    'blocks that are called one by one': (
+        broken(set_loop),
+        'calls the blocks of layer1, but not layer1 itself',
+    ),
+    'a network that freezes itself': (broken(set_frozen), 'layer2.0 has 4 frames'),
+    'a wrapper': (
+        lambda: Wrapper(small()),
+        r'Convert its backbone: add_dnr\(network.backbone, ...\)',
     ),
     'no norm': (broken(set_without_norm), 'layer1.0 has no BatchNorm after conv2'),
     'a shared block': (broken(set_shared), 'layer1.0 and layer1.1 are one shared'),
@@ -574,16 +682,23 @@ def test_refused(name):
     """With the module's path, and the network as it was."""
     build, text = REFUSED[name]
     network = build()
-    before = [(n, m, m.training) for n, m in network.named_modules()]
+
+    def state():
+        modules = [(n, m, m.training) for n, m in network.named_modules()]
+        return modules, [p.requires_grad for p in network.parameters()]
+
+    before = state()
     with pytest.raises(ValueError, match=text):
         add_dnr(network, 4)
-    assert [(n, m, m.training) for n, m in network.named_modules()] == before
+    assert state() == before
 
 
 @pytest.mark.parametrize(
     'options, text',
     [
         (dict(num_groups=3), 'with n_segment=4, num_groups must be one of'),
+        (dict(num_groups=2.0), 'num_groups must be a positive int, got 2.0'),
+        (dict(num_groups=0), 'num_groups must be a positive int, got 0'),
         (dict(dnr='all'), "dnr must be one of .*, got 'all'"),
         (dict(running_stats='none'), 'running_stats must be one of'),
         (dict(backend='cuda'), 'backend .*must be one of'),
