@@ -263,6 +263,7 @@ def test_a_typo_names_the_right_name(name, place, letter):
         ({'data.val.image_tmpl': '{:05d}_{}.jpg'}, 'data.val.image_tmpl='),
         # testing
         ({'data.test.flip_ratio': 0.5}, 'data.test.flip_ratio=0.5 makes every test'),
+        ({'data.val.flip_ratio': 0.5}, 'data.val.flip_ratio=0.5 makes every vali'),
         ({'data.test.temporal_jitter': True}, 'set it to False'),
         (
             {'data.test.multiscale_crop': True, 'data.test.oversample': None},
@@ -279,8 +280,23 @@ def test_a_typo_names_the_right_name(name, place, letter):
 )
 def test_keys_that_would_be_ignored_or_harm(options, message):
     with pytest.raises(HostError) as error:
-        translate(load_config(KINETICS, options))
+        translate(load_config(KINETICS, options), validate=True)
     assert message in str(error.value)
+
+
+def test_mirrored_classes_need_a_map(tmp_path):
+    names = tmp_path / 'classes.txt'
+    names.write_text('turn left\nup\nturn_right\n')
+    options = {'class_names': str(names), 'model.cls_head.num_classes': 3}
+    flips = {'data.train.flip_ratio': 0.5}
+    with pytest.raises(
+        HostError, match=r'set data.train.flip_label_map=\{0: 2, 2: 0\}'
+    ):
+        translate(load_config(KINETICS, {**options, **flips}))
+    translate(load_config(KINETICS, {**options, **flips}), splits=('test',))
+    translate(load_config(KINETICS, {**options, 'data.train.flip_ratio': 0}))
+    flips['data.train.flip_label_map'] = {0: 2, 2: 0}
+    translate(load_config(KINETICS, {**options, **flips}))
 
 
 def test_testing_is_testing():

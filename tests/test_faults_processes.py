@@ -20,7 +20,7 @@ import launch
 import pytest
 import torch
 from conftest import ROOT
-from hosts import HostError, run
+from hosts import HostError, processes, run
 from hosts.locks import FolderLock
 from hosts.processes import describe_os_error, is_lost_peer
 from script_calls import ENV, make_clips
@@ -255,6 +255,21 @@ def test_two_machines_of_one_number(meeting):
     errors = [result for result in meet(first, *others) if 'NODE_RANK=1 is' in result]
     assert len(errors) == 1
     assert f'is taken by {socket.gethostname()}' in errors[0]
+
+
+def test_an_error_is_printed_once(tmp_path, monkeypatch):
+    monkeypatch.delenv(processes.REFUSED, raising=False)
+    assert not processes.is_said('no launcher') and not processes.is_said('no launcher')
+    monkeypatch.setenv(processes.REFUSED, str(tmp_path / 'refused'))
+    assert [processes.is_said(text) for text in 'aabab'] == [
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
+    monkeypatch.setenv(processes.REFUSED, str(tmp_path))  # which is a folder
+    assert not processes.is_said('a') and not processes.is_said('a')
 
 
 @pytest.mark.parametrize('real', [False, pytest.param(True, marks=pytest.mark.full)])

@@ -367,6 +367,15 @@ def test_what_a_training_goes_on_from(
     assert chosen.path == dict(asked='asked.pth', newest=newest)[expected]
 
 
+@pytest.mark.parametrize('resume', [False, True])
+def test_an_earlier_training_is_told(tmp_path, capsys, resume):
+    put(tmp_path, 4)
+    resuming.begin(lock := FolderLock(tmp_path), None, resume)
+    lock.release()
+    told = 'has checkpoints of an earlier training, up to epoch_4.pth'
+    assert (told in capsys.readouterr().out) != resume
+
+
 # ---- checkpoints that are kept
 
 

@@ -82,6 +82,26 @@ def test_again(listed):
     assert code == 0 and "video_ext='avi'" in output
 
 
+def test_lists_of_an_earlier_split_go(listed):
+    """With what was made of them; the same split again leaves all there."""
+    arguments = listed, 'clips', 'again', '--val', '.34'
+    assert list_videos(*arguments, '--test', '.34')[0] == 0
+    made = [
+        listed / f'again/{split}{end}.txt'
+        for split in ('train', 'val', 'test')
+        for end in ('_clean', '_rawframes', '_clean_rawframes')
+    ]
+    for path in made:
+        path.write_text('')
+    assert list_videos(*arguments, '--test', '.34')[0] == 0
+    assert all(path.exists() for path in made)
+    code, output = list_videos(*arguments, '--test', 0)
+    assert code == 0 and not (listed / 'again/test.txt').exists()
+    assert 'again/test.txt: removed, since this split has none' in output
+    assert 'again/train_rawframes.txt: removed, since train.txt is another' in output
+    assert not any(path.exists() for path in made)
+
+
 def test_table(listed):
     rows = ['path,person,class'] + [
         f'turn left/ä {number}.mp4,{"abc"[number]},{"xyx"[number]}'
@@ -92,7 +112,7 @@ def test_table(listed):
     groups = '--test-groups', 'c', '--val-groups', 'b'
     code, output = list_videos(listed, 'clips', 'groups', *table, *groups)
     assert code == 0, code
-    assert 'left out: clips.csv, line 5: gone.mp4 is no video there' in output
+    assert 'left out: clips.csv, line 5: gone.mp4 is no video in clips' in output
     for name, line in (('train', '0 0'), ('val', '1 1'), ('test', '2 0')):
         assert read(listed / f'groups/{name}.txt') == [f'turn left/ä {line}']
     # At random, no group is in two lists.
@@ -110,6 +130,7 @@ def test_table(listed):
         (['clips', '--group', 'x'], None, '--group is a column of a CSV file'),
         (['clips', '--val-groups', 'x'], None, 'need --group'),
         (['clips/turn left'], None, '0 videos of 0 classes'),
+        (['clips'], 'path,class\nclips/ä,x\n', 'paths count from that folder'),
         (['clips'], 'path,kind\na,b\n', 'line 1: there is no column class'),
         (['clips'], 'path,class\nturn left/ä 0,\n', 'line 2: class is empty'),
         (

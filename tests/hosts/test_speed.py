@@ -144,6 +144,9 @@ def test_the_command_wins():
         'accumulate': 4,
         'auto_scale_lr.enable': True,
     }
+    args = parser.parse_args(['--accumulate', '0'])
+    args.cfg_options = None
+    assert config_options(args) == dict(accumulate=0)  # which speed_of refuses
 
 
 @pytest.mark.parametrize(

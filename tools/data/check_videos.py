@@ -26,6 +26,7 @@ from data.video_sets import (  # noqa: E402
     HostError,
     Videos,
     add_workers,
+    clean_list,
     command,
     side_by_side,
     write_whole,
@@ -108,7 +109,7 @@ def check_list(path, args):
             print(f'{path}, line {number}: {shown}: {fault}')
         else:
             good.append(f'{name} {label}\n')
-    clean = path.with_name(path.stem + '_clean' + path.suffix)
+    clean = clean_list(path)
     if good:
         write_whole(clean, ''.join(good))
     print(f'{path}: {len(good)} of {len(listed)} videos are good; {clean}')

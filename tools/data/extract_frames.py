@@ -31,6 +31,7 @@ from data.video_sets import (  # noqa: E402
     Videos,
     add_workers,
     command,
+    frames_list,
     side_by_side,
     write_whole,
 )
@@ -136,13 +137,9 @@ def extract_list(path, args):
             continue
         count = len(os.listdir(folders[file]))
         lines.append(f'{os.path.splitext(file)[0]} {count} {label}\n')
-    stem = path.stem
-    stem = (
-        stem.replace('videos', 'rawframes') if 'videos' in stem else stem + '_rawframes'
-    )
     if not lines:
         raise HostError(f'{path}: not one of its videos can be read')
-    new = path.with_name(stem + path.suffix)
+    new = frames_list(path)
     write_whole(new, ''.join(lines))
     print(f'{new}: {len(lines)} of {len(listed)} videos')
 

@@ -32,11 +32,13 @@ from data.video_sets import (  # noqa: E402
     Videos,
     command,
     read_table,
+    remove_lists_of,
     tell_mirrored,
     write_set,
 )
 
 SPLITS = ('train', 'val', 'test')
+SHOWN = 10  # lines about videos that are missing
 
 
 def rows_of_folders(videos):
@@ -54,11 +56,16 @@ def rows_of_folders(videos):
 def rows_of_table(videos, table, group):
     """The rows of the CSV file whose videos are there."""
     columns = ['path', 'class'] + ([group] if group else [])
-    rows, seen = [], {}
+    rows, seen, missing = [], {}, 0
     for line, row in read_table(table, columns):
         path = videos.find(row['path'])
         if path is None:
-            print(f'left out: {table}, line {line}: {row["path"]} is no video there')
+            missing += 1
+            if missing <= SHOWN:
+                print(
+                    f'left out: {table}, line {line}: {row["path"]} is no video in '
+                    f'{videos.folder}'
+                )
         elif path in seen:
             raise HostError(
                 f'{table}, line {line}: {row["path"]} is in line {seen[path]}, too'
@@ -66,6 +73,13 @@ def rows_of_table(videos, table, group):
         else:
             seen[path] = line
             rows.append(dict(row, path=path))
+    if missing > SHOWN:
+        print(f'left out: {missing - SHOWN} more lines of {table}')
+    if not rows:
+        raise HostError(
+            f'not one path of {table} is of a video in {videos.folder}: paths count '
+            'from that folder'
+        )
     return rows
 
 
@@ -125,6 +139,15 @@ def split_by_groups(rows, column, named, shares, rng):
     return parts
 
 
+def remove_unwritten(out, lists):
+    """Remove the lists of an earlier split that this one does not have."""
+    for path in (out / f'{split}.txt' for split in SPLITS):
+        if path.name not in lists and path.exists():
+            path.unlink()
+            print(f'{path}: removed, since this split has none')
+            remove_lists_of(path)
+
+
 def list_videos(args):
     for name in ('val', 'test'):
         if not 0 <= getattr(args, name) < 1:
@@ -142,8 +165,12 @@ def list_videos(args):
     classes = sorted({row['class'] for row in rows})
     if len(classes) < 2:
         raise HostError(
-            f'{len(rows)} videos of {len(classes)} classes; two classes are the least. '
-            f'Without --csv, {args.videos} has a folder for each class'
+            f'{len(rows)} videos of {len(classes)} classes; two classes are the least'
+            + (
+                ''
+                if args.csv
+                else f'. {args.videos} should have a folder for each class'
+            )
         )
     shares = dict(val=args.val, test=args.test)
     rng = random.Random(args.seed)
@@ -164,6 +191,7 @@ def list_videos(args):
         for split, part in parts.items()
         if part
     }
+    remove_unwritten(Path(args.out), lists)
     write_set(Path(args.out), videos.folder, lists, classes)
     print(f'In the config, set model.cls_head.num_classes={len(classes)}')
     tell_mirrored(classes)

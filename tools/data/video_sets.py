@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hosts import HostError
 from hosts.lists import read_text
+from hosts.videos import mirrored_labels
 from rich.progress import track
 from video_files import ENDINGS
 from whole_files import write_whole
@@ -181,6 +182,33 @@ def read_table(path, columns):
     return rows
 
 
+def clean_list(path):
+    """Where check_videos.py puts a list's good videos (Path)."""
+    return path.with_name(path.stem + '_clean' + path.suffix)
+
+
+def frames_list(path):
+    """Where extract_frames.py puts the list of frames of a list of videos (Path)."""
+    stem = path.stem
+    stem = (
+        stem.replace('videos', 'rawframes') if 'videos' in stem else stem + '_rawframes'
+    )
+    return path.with_name(stem + path.suffix)
+
+
+def remove_lists_of(path):
+    """Remove the lists that were made of one that changes or goes.
+
+    Args:
+        path (Path): it.
+    """
+    clean = clean_list(path)
+    for made in (clean, frames_list(path), frames_list(clean)):
+        if made.exists():
+            made.unlink()
+            print(f'{made}: removed, since {path.name} is another one now')
+
+
 def write_set(out, videos, lists, classes, frames=None):
     """Write a data set: lists, the names of the labels, a link to the videos.
 
@@ -225,7 +253,10 @@ def write_set(out, videos, lists, classes, frames=None):
             elif len(endings) == 1:
                 path = os.path.splitext(path)[0]
             lines.append(f'{path} {label}\n')
-        write_whole(out / name, ''.join(lines))
+        text = ''.join(lines)
+        if not (out / name).exists() or (out / name).read_bytes() != text.encode():
+            remove_lists_of(out / name)
+        write_whole(out / name, text)
         print(f'{out / name}: {len(lines)} videos')
     write_whole(out / 'classes.txt', ''.join(f'{name}\n' for name in classes))
     print(f'{out / "classes.txt"}: {len(classes)} classes')
@@ -238,33 +269,11 @@ def write_set(out, videos, lists, classes, frames=None):
         print(f"In the config, set video_ext='{endings.pop()[1:]}'")
 
 
-def mirrored_labels(classes):
-    """Which labels a mirror swaps, by the words left and right in their names.
-
-    Args:
-        classes (list[str]): a name a label.
-
-    Returns:
-        dict: label to label, for those with a partner.
-    """
-    other = {'left': 'right', 'right': 'left'}
-    numbers = {}
-    for label, name in enumerate(classes):
-        words = name.replace('_', ' ').replace('-', ' ').lower().split()
-        numbers[tuple(words)] = label
-    pairs = {}
-    for words, label in numbers.items():
-        mirrored = tuple(other.get(word, word) for word in words)
-        if mirrored != words and mirrored in numbers:
-            pairs[label] = numbers[mirrored]
-    return dict(sorted(pairs.items()))
-
-
 def tell_mirrored(classes):
     """Print the flip_label_map that the names of the classes ask for."""
     pairs = mirrored_labels(classes)
     if pairs:
         print(
-            f'A mirror swaps classes: in data.train, set flip_label_map={pairs}, or '
-            f'flip_ratio=0'
+            'A mirror swaps classes: in a config with data.train.flip_ratio above 0, '
+            f'set data.train.flip_label_map={pairs}'
         )

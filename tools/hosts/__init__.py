@@ -101,9 +101,9 @@ def run(task, args):
     """
     from .processes import (
         LAUNCHER,
-        REFUSED,
         describe_os_error,
         is_lost_peer,
+        is_said,
         one_interrupt,
     )
 
@@ -117,13 +117,11 @@ def run(task, args):
         with one_interrupt():
             task(args)
     except HostError as error:
-        if os.environ.get(REFUSED):  # what no restart mends
-            open(os.environ[REFUSED], 'w').close()
-        if error.told:
-            sys.exit(1)
         # A data loader's worker puts its traceback before the text.
-        text = str(error).split(f'{type(error).__name__}: ')[-1]
-        sys.exit(f'error: {text.strip()}')
+        text = str(error).split(f'{type(error).__name__}: ')[-1].strip()
+        if is_said(text) or error.told:
+            sys.exit(1)
+        sys.exit(f'error: {text}')
     except OSError as error:
         if error.errno is None:
             raise

@@ -8,6 +8,7 @@ from whole_files import temporary_name
 from . import HostError
 from .backbones import network_of
 from .lists import read_labels
+from .videos import mirrored_labels
 
 
 def check_clips(split, data, backbone, in_channels=3):
@@ -141,31 +142,33 @@ def check_scale(split, data):
     raise HostError(f'data.{split}.img_scale={scale}: {faults[0]}')
 
 
-def check_testing(data):
-    """Two tests of one checkpoint are the same.
+def check_testing(data, split='test'):
+    """Two tests, or validations, of one checkpoint are the same.
 
     test_mode has no say: mmaction v1's test script sets it, and so do we.
 
     Args:
-        data (dict): data.test of a v1 config.
+        data (dict): data.SPLIT of a v1 config.
+        split (str): 'test' or 'val'.
 
     Raises:
         HostError: it changes clips at random.
     """
+    of = 'test' if split == 'test' else 'validation'
     wanted = dict(temporal_jitter=False, resize_crop=False, rescale_crop=False)
     if not data.get('oversample'):
         wanted['multiscale_crop'] = False
     for key, right in wanted.items():
         if data.get(key):
             raise HostError(
-                f'data.test.{key}={data[key]!r} makes every test different: '
+                f'data.{split}.{key}={data[key]!r} makes every {of} different: '
                 f'set it to {right}'
             )
     if 0 < data.get('flip_ratio', 0.5) < 1:
         raise HostError(
-            f'data.test.flip_ratio={data.get("flip_ratio", 0.5)}'
+            f'data.{split}.flip_ratio={data.get("flip_ratio", 0.5)}'
             + ('' if 'flip_ratio' in data else ', the default,')
-            + ' makes every test different: set it to 0'
+            + f' makes every {of} different: set it to 0'
         )
 
 
@@ -221,16 +224,40 @@ def check_class_names(cfg, num_classes):
             path of a file with a name a line, by label.
         num_classes (int): of the head.
 
+    Returns:
+        list[str]: the names by label; empty without a file.
+
     Raises:
         HostError: it cannot be read, or has another number of names.
     """
     path = cfg.get('class_names')
     if path is None:
-        return
+        return []
     try:
-        read_labels(path, num_classes)
+        return read_labels(path, num_classes)
     except HostError as error:
         raise HostError(f'class_names: {error}') from error
+
+
+def check_mirrored(cfg, names):
+    """A training that mirrors clips swaps the labels of left and right.
+
+    Args:
+        cfg (mmengine.Config | mmcv.Config): in v1's schema.
+        names (list[str]): of its classes, see :func:`check_class_names`.
+
+    Raises:
+        HostError: by their names, some classes are others' mirror images, and
+            data.train mirrors clips without a flip_label_map.
+    """
+    train, pairs = cfg.data.train, mirrored_labels(names)
+    flip_ratio = train.get('flip_ratio', 0.5)
+    if pairs and flip_ratio and not train.get('flip_label_map'):
+        raise HostError(
+            f'data.train.flip_ratio={flip_ratio} mirrors clips, and a mirror swaps '
+            f'classes of {cfg.class_names}: set data.train.flip_label_map={pairs}, or '
+            'flip_ratio=0'
+        )
 
 
 def check_unused_stages(backbone, find_unused_parameters):

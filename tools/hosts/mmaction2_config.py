@@ -12,6 +12,7 @@ from .backbones import network_of, strides_of
 from .checks import (
     check_class_names,
     check_clips,
+    check_mirrored,
     check_output,
     check_scale,
     check_testing,
@@ -129,7 +130,9 @@ def translate(v1, validate=False, splits=SPLITS):
     model['data_preprocessor'] = dict(
         type='V1Preprocessor', format_shape=input_format, **norm
     )
-    check_class_names(v1, num_classes)
+    names = check_class_names(v1, num_classes)
+    if 'train' in splits:
+        check_mirrored(v1, names)
     epochs = v1.total_epochs
     cfg = dict(
         default_scope='mmaction',
@@ -289,8 +292,9 @@ def _dataloader(
 
     training = split == 'train'
     test_mode = data.take('test_mode', not training)
+    if not training:
+        check_testing(values, split)
     if split == 'test':
-        check_testing(values)
         test_mode = True  # as v1's test script sets it
     check_clips(split, values, backbone)
     num_segments = data.take('num_segments', 3)

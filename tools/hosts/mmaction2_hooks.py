@@ -177,7 +177,8 @@ class CountReplacedHook(Hook):
         count = torch.tensor(count)
         all_reduce(count)
         runner.logger.info(
-            f'{int(count)} broken videos were replaced in this epoch (skip_broken)'
+            f'broken videos were replaced {int(count)} times in this epoch '
+            '(skip_broken)'
         )
 
 

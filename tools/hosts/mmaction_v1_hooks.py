@@ -72,7 +72,8 @@ class CountReplacedHook(Hook):
             count = count.cuda()
         dist.all_reduce(count)
         runner.logger.info(
-            f'{int(count)} broken videos were replaced in this epoch (skip_broken)'
+            f'broken videos were replaced {int(count)} times in this epoch '
+            '(skip_broken)'
         )
 
 

@@ -5,6 +5,8 @@ Each process of a launch is called by its rank, from 0 on.
 
 import contextlib
 import ctypes
+import fcntl
+import hashlib
 import os
 import signal
 import sys
@@ -32,6 +34,31 @@ def end_with_launcher():
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_said(text):
+    """Whether another process of this launch, on this machine, prints an error's text.
+
+    It is noted for the others, and for the launcher, which restarts nothing then.
+
+    Args:
+        text (str): it.
+
+    Returns:
+        bool: False, too, without tools/launch.py.
+    """
+    if not os.environ.get(REFUSED):
+        return False
+    digest = hashlib.sha256(text.encode(errors='replace')).hexdigest()
+    try:
+        with open(os.environ[REFUSED], 'a+') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            said = digest in file.read().split()
+            file.write(f'{digest}\n')
+    except OSError:  # such as a full disk: better twice than not at all
+        return False
+    return said
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from checkpoint_files import check_resumable, read_checkpoint
 from whole_files import remove_unfinished
 
 from . import HostError
-from .checkpoint_folder import newest_checkpoint
+from .checkpoint_folder import checkpoints_in, newest_checkpoint
 from .config_values import is_number
 from .options import SEEDS, check_arguments, is_seed
 from .processes import launch_id, may_restart, on_first_rank
@@ -63,12 +63,26 @@ def begin(lock, resume_from, resume):
         remove_unfinished(lock.folder)
         nonlocal own
         own = choose_checkpoint(lock.folder, resume_from, resume)
+        _tell_earlier(lock.folder, own.path)
         return own.path
 
     path = on_first_rank(on_first)
     if path and own.checkpoint is None:
         own = Resumption(path, read_checkpoint(path))
     return own
+
+
+def _tell_earlier(work_dir, path):
+    """Say that a training, which goes on from path, writes over another one's."""
+    earlier = list(checkpoints_in(work_dir).values())
+    folder = os.path.realpath(os.path.dirname(path)) if path else None
+    if earlier and folder != os.path.realpath(work_dir):
+        print(
+            f'{work_dir} has checkpoints of an earlier training, up to '
+            f'{os.path.basename(earlier[-1])}: this one replaces those of its epochs '
+            'and leaves the others. --resume goes on from the newest',
+            flush=True,
+        )
 
 
 def choose_checkpoint(work_dir, resume_from, resume):

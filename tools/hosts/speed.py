@@ -94,7 +94,7 @@ def config_options(args):
     options = dict(args.cfg_options or {})
     for name in ('amp', 'channels_last', 'compile', 'cuda_graph', 'accumulate'):
         value = getattr(args, name, None)
-        if value not in (None, False):
+        if value is not None and value is not False:
             options[name] = value
     if getattr(args, 'auto_scale_lr', False):
         options['auto_scale_lr.enable'] = True

@@ -12,6 +12,7 @@ from .checks import (
     check_class_names,
     check_clips,
     check_fcn_testing,
+    check_mirrored,
     check_output,
     check_scale,
     check_testing,
@@ -91,7 +92,9 @@ def check_config(cfg, args):
             raise HostError(f'data.{key} is missing')
     _check_model(cfg.model)
     _check_speed(cfg, task)
-    check_class_names(cfg, (cfg.model.get('cls_head') or {}).get('num_classes', 101))
+    names = check_class_names(
+        cfg, (cfg.model.get('cls_head') or {}).get('num_classes', 101)
+    )
     if task == 'test':
         cfg.data.test.setdefault('oversample', None)
         check_testing(cfg.data.test)
@@ -100,6 +103,9 @@ def check_config(cfg, args):
     else:
         check_settings(cfg.optimizer)
         _check_hooks(cfg)
+        if 'val' in splits:
+            check_testing(cfg.data.val, 'val')
+        check_mirrored(cfg, names)
     for split in splits:
         _check_split(split, cfg.data[split], cfg.model)
     backbone = cfg.model.backbone

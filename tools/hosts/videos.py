@@ -103,7 +103,8 @@ def check_flip_label_map(split, data, num_classes):
     where = f'data.{split}.flip_label_map'
     if not isinstance(labels, dict) or not labels:
         raise HostError(
-            f'{where}={labels!r} should be a dict such as {{86: 87, 87: 86}}'
+            f'{where}={labels!r} should be a dict such as {{86: 87, 87: 86}}, in a '
+            'config file'
         )
     for label, other in labels.items():
         for value in (label, other):
@@ -121,6 +122,28 @@ def check_flip_label_map(split, data, num_classes):
     if not data.get('flip_ratio', 0.5):
         raise HostError(f'{where} is set, but data.{split}.flip_ratio=0 flips no video')
     return dict(labels)
+
+
+def mirrored_labels(classes):
+    """Which labels a mirror swaps, by the words left and right in their names.
+
+    Args:
+        classes (list[str]): a name a label.
+
+    Returns:
+        dict: label to label, for those with a partner.
+    """
+    other = {'left': 'right', 'right': 'left'}
+    numbers = {}
+    for label, name in enumerate(classes):
+        words = name.replace('_', ' ').replace('-', ' ').lower().split()
+        numbers[tuple(words)] = label
+    pairs = {}
+    for words, label in numbers.items():
+        mirrored = tuple(other.get(word, word) for word in words)
+        if mirrored != words and mirrored in numbers:
+            pairs[label] = numbers[mirrored]
+    return dict(sorted(pairs.items()))
 
 
 class Replacements:
