@@ -19,6 +19,7 @@ Symbols are those of resnet_dnr.py. The file needs that one beside it, and no ho
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 from typing import Iterator
 
@@ -329,10 +330,8 @@ def _is_sequential(module):
 
 
 def _has_convolutions(module):
-    return all(
-        isinstance(getattr(module, name, None), nn.Module)
-        for name in ('conv1', 'conv2')
-    )
+    found = [getattr(module, name, None) for name in ('conv1', 'conv2')]
+    return all(isinstance(conv, nn.Module) for conv in found)
 
 
 def _is_block(module):
@@ -426,11 +425,8 @@ def _run_once(network, blocks, n_segment):
         shape = (1, first.in_channels, n_segment, 64, 64)
     hooks, called = [hook for block in blocks for hook in block.hooks()], set()
     for path in {block.stage for block in blocks}:
-        hooks.append(
-            network.get_submodule(path).register_forward_pre_hook(
-                lambda *_, path=path: called.add(path)
-            )
-        )
+        stage, note = network.get_submodule(path), functools.partial(called.add, path)
+        hooks.append(stage.register_forward_pre_hook(lambda *_, note=note: note()))
     try:
         with torch.no_grad():
             network(first.weight.new_zeros(shape))

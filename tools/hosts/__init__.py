@@ -119,7 +119,7 @@ def run(task, args):
     except HostError as error:
         # A data loader's worker puts its traceback before the text.
         text = str(error).split(f'{type(error).__name__}: ')[-1].strip()
-        if is_said(text) or error.told:
+        if is_said(text, error.told):
             sys.exit(1)
         sys.exit(f'error: {text}')
     except OSError as error:

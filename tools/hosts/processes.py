@@ -36,28 +36,31 @@ def end_with_launcher():
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def is_said(text):
-    """Whether another process of this launch, on this machine, prints an error's text.
+def is_said(text, told):
+    """Whether another process of this launch prints an error's text.
 
-    It is noted for the others, and for the launcher, which restarts nothing then.
+    It is noted for the others on this machine, and for the launcher, which restarts
+    nothing then.
 
     Args:
         text (str): it.
+        told (bool): another one is known to print it.
 
     Returns:
-        bool: False, too, without tools/launch.py.
+        bool: told, where tools/launch.py is not the launcher.
     """
     if not os.environ.get(REFUSED):
-        return False
+        return told
     digest = hashlib.sha256(text.encode(errors='replace')).hexdigest()
     try:
         with open(os.environ[REFUSED], 'a+') as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            said = digest in file.read().split()
-            file.write(f'{digest}\n')
+            said = told or digest in file.read().split()
+            if not said:
+                file.write(f'{digest}\n')
     except OSError:  # such as a full disk: better twice than not at all
-        return False
+        return told
     return said
 
 
