@@ -405,6 +405,34 @@ def test_lost_peers_and_full_disks_are_told_apart():
     assert describe_os_error(full) == 'a/epoch_1.pth: No space left on device'
 
 
+@pytest.mark.parametrize('moment', ['imports', 'run'])
+def test_ctrl_c_at_the_start(tmp_path, moment):
+    """No traceback, before and after the command begins."""
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(ROOT / 'tools')!r})
+from hosts import run
+from hosts.processes import end_quietly
+
+def wait(_):
+    print('ready', flush=True)
+    time.sleep(60)
+
+end_quietly()
+wait(None) if {moment == 'imports'} else run(wait, None)
+"""
+    process = subprocess.Popen(
+        [sys.executable, '-c', code],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == '' and process.returncode == 130
+
+
 # ---- real trainings
 
 SMALL = 'data.videos_per_gpu=2 data.workers_per_gpu=1 log_config.interval=1'.split()

@@ -32,7 +32,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from hosts import HostError  # noqa: E402
-from hosts.processes import LAUNCH, LAUNCHER, REFUSED  # noqa: E402
+from hosts.processes import LAUNCH, LAUNCHER, REFUSED, end_quietly  # noqa: E402
+
+if __name__ == '__main__':  # before imports that take seconds
+    end_quietly()
 
 # PyTorch prints a page for each try to reach a machine that is not there yet,
 # unless this is set when it is imported. The processes do not get it.

@@ -33,8 +33,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from hosts import HostError, need_mmaction2, run  # noqa: E402
+from hosts.processes import end_quietly  # noqa: E402
 
 if __name__ == '__main__':  # before anything is imported for mmaction v1
+    end_quietly()
     need_mmaction2('tools/predict.py')
 
 import numpy as np  # noqa: E402

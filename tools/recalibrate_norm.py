@@ -41,9 +41,10 @@ from hosts import HostError, need_mmaction2, run  # noqa: E402
 
 need_mmaction2('tools/recalibrate_norm.py')
 
-from hosts.processes import end_with_launcher  # noqa: E402
+from hosts.processes import end_quietly, end_with_launcher  # noqa: E402
 
 if __name__ == '__main__':  # and before imports that take seconds
+    end_quietly()
     end_with_launcher()
 
 import torch  # noqa: E402

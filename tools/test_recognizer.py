@@ -14,9 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 # At the top, as in train_recognizer.py.
 from hosts import choose_host, run  # noqa: E402
-from hosts.processes import end_with_launcher  # noqa: E402
+from hosts.processes import end_quietly, end_with_launcher  # noqa: E402
 
 if __name__ == '__main__':  # and before imports that take seconds
+    end_quietly()
     end_with_launcher()
 host = choose_host()
 from hosts.options import add_cfg_options  # noqa: E402

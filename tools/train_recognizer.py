@@ -15,9 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 # what importing the host sets up.
 from hosts import choose_host, run  # noqa: E402
 from hosts.options import seed_of  # noqa: E402
-from hosts.processes import end_with_launcher  # noqa: E402
+from hosts.processes import end_quietly, end_with_launcher  # noqa: E402
 
 if __name__ == '__main__':  # and before imports that take seconds
+    end_quietly()
     end_with_launcher()
 host = choose_host()
 from hosts.options import add_cfg_options  # noqa: E402

@@ -72,19 +72,23 @@ def side_by_side(task, items, workers, title):
     pool = concurrent.futures.ProcessPoolExecutor(
         min(workers, len(items)), multiprocessing.get_context('spawn'), start_worker
     )
+    # Workers leave Ctrl-C to this process from their start on.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         done = pool.map(task, items)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
         yield from track(done, title, len(items))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def start_worker():
-    """A worker has one thread, and leaves Ctrl-C to its parent."""
+    """A worker has one thread."""
     import cv2
 
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Videos:

@@ -36,6 +36,19 @@ def end_with_launcher():
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def end_quietly():
+    """Have Ctrl-C end this process without a traceback until :func:`hosts.run`.
+
+    To be called by the scripts before their slow imports.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(*_):
+    os._exit(130)  # as a shell has it
+
+
 def is_said(text, told):
     """Whether another process of this launch prints an error's text.
 
@@ -86,7 +99,7 @@ def one_interrupt():
         pressed.append(number)
         signal.default_int_handler(number, frame)
 
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) not in (signal.default_int_handler, _end):
         yield  # it is ignored, as behind nohup
         return
     signal.signal(signal.SIGINT, note)
