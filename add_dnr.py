@@ -19,7 +19,6 @@ Symbols are those of resnet_dnr.py. The file needs that one beside it, and no ho
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 from typing import Iterator
 
@@ -93,11 +92,12 @@ def add_dnr(
             block.find_held()
         network.eval()
         called = _run_once(network, blocks, n_segment)
-    stages = {}
-    for block in blocks:
-        stages.setdefault(block.stage, []).append(block)
-    for path, members in stages.items():
-        _check_stage(path, network.get_submodule(path), members, dnr, path in called)
+        stages = {}
+        for block in blocks:
+            stages.setdefault(block.stage, []).append(block)
+        for path, members in stages.items():
+            stage = network.get_submodule(path)
+            _check_stage(path, stage, members, dnr, path in called)
     options = dict(num_groups=num_groups, running_stats=running_stats, backend=backend)
     for path, members in stages.items():
         _convert(network, path, members, dnr, with_cp, options)
@@ -400,15 +400,18 @@ def _find_norm(path, block, k):
 
 @contextlib.contextmanager
 def _state_kept(network):
+    """Keep the modes; and, if the network is refused, what its train() has frozen."""
     modes = [(module, module.training) for module in network.modules()]
     trained = [(p, p.requires_grad) for p in network.parameters()]
     try:
         yield
+    except ValueError:
+        for parameter, requires_grad in trained:
+            parameter.requires_grad = requires_grad
+        raise
     finally:
         for module, mode in modes:
             module.training = mode
-        for parameter, requires_grad in trained:  # train() of some networks freezes
-            parameter.requires_grad = requires_grad
 
 
 def _run_once(network, blocks, n_segment):
@@ -425,8 +428,10 @@ def _run_once(network, blocks, n_segment):
         shape = (1, first.in_channels, n_segment, 64, 64)
     hooks, called = [hook for block in blocks for hook in block.hooks()], set()
     for path in {block.stage for block in blocks}:
-        stage, note = network.get_submodule(path), functools.partial(called.add, path)
-        hooks.append(stage.register_forward_pre_hook(lambda *_, note=note: note()))
+        stage = network.get_submodule(path)
+        hooks.append(
+            stage.register_forward_pre_hook(lambda *_, path=path: called.add(path))
+        )
     try:
         with torch.no_grad():
             network(first.weight.new_zeros(shape))
@@ -534,7 +539,7 @@ def _replace(block, k, cls, num_groups, **options):
     norm.num_batches_tracked.copy_(bn.num_batches_tracked)
     # Where the order of calls is known: mmcv's ConvModule has `order`.
     ordered = getattr(holder, 'order', None) == ('conv', 'norm', 'act')
-    if _is_sequential(holder) or ordered:
+    if holder is not block.module and (_is_sequential(holder) or ordered):
         names = [n for n, _ in holder.named_children()]
         after = names[names.index(name) + 1 :][:1]
         if after and type(getattr(holder, after[0])) is nn.ReLU:  # applied by the norm

@@ -583,10 +583,15 @@ def set_loop(network):
     network.forward = forward
 
 
-def set_frozen(network):
-    block = network.layer1[0]
-    block.train = lambda mode=True: block.requires_grad_(False)
-    return set_shift(network)
+def frozen(change):
+    """A network that freezes a block in train(), as frozen_stages does."""
+
+    def freeze(network):
+        block = network.layer1[0]
+        block.train = lambda mode=True: block.requires_grad_(False)
+        change(network)
+
+    return broken(freeze)
 
 
 def set_shift(network):
@@ -638,7 +643,8 @@ REFUSED = {
         broken(set_loop),
         'calls the blocks of layer1, but not layer1 itself',
     ),
-    'a network that freezes itself': (broken(set_frozen), 'layer2.0 has 4 frames'),
+    'another T, and frozen': (frozen(set_shift), 'layer2.0 has 4 frames'),
+    'another width, and frozen': (frozen(set_width), 'layer1.1.bn1 has 12'),
     'a wrapper': (
         lambda: Wrapper(small()),
         r'Convert its backbone: add_dnr\(network.backbone, ...\)',

@@ -183,6 +183,10 @@ for task, options in (
 ):
     check(task, options)
 check('train', {'data.val.type': 'LMDBFramesDataset'}, validate=True)
+check('train', {'data.val.flip_ratio': 0.5}, validate=True)
+with open('mirrored.txt', 'w') as file:
+    file.write('left\\nup\\nright\\na\\nb\\nc\\n')
+check('train', {'class_names': 'mirrored.txt', 'data.train.flip_ratio': 0.5})
 check('test', {}, fcn_testing=True)
 # mmcv puts a text as it is between quotes in what a checkpoint has of a config.
 for value in ("it's", "a'+__import__('os').system('x')+'b", 'a\\nb', '{c'):
@@ -225,11 +229,13 @@ def test_configs(work):  # noqa: F811
             'data.test.flip_ratio=0.5 makes every test different',
             'accepted',
             "data.val.type='LMDBFramesDataset' cannot be used",
+            'data.val.flip_ratio=0.5 makes every validation different',
+            'set data.train.flip_label_map={0: 2, 2: 0}',
             '--fcn_testing is for 3D recognizers',
         ),
     ):
         assert wanted in line
-    assert len(output) == 29
+    assert len(output) == 31
 
 
 # ---- v1's own scripts

@@ -125,6 +125,8 @@ def test_pretrained_weights(tmp_path):
 @pytest.mark.parametrize('kind', ['ResNet', 'ResNet3d'])
 def test_freezing(kind):
     network = build(kind, norm_eval=True, frozen_stages=1)
+    # What the conversion's pass has frozen stays so for DistributedDataParallel.
+    assert not network.layer1[0].conv1.conv.weight.requires_grad
     network.train()
     norms = [m for m in network.modules() if isinstance(m, DynamicNorm)]
     assert len(norms) == 16 and not any(norm.training for norm in norms)
