@@ -86,7 +86,7 @@ runs = [
         config='{network}.py',
         of=dict(
             part=['search'],
-            seed=[0],
+            seed=[0, 1],
             recipe={
                 name: with_clips(recipe, 8) + depth('bn', recipe['depth'])
                 for name, recipe in CANDIDATES.items()
@@ -112,7 +112,7 @@ runs = [
             'data.test.img_prefix=data/arrow112_first/rawframes/test',
             'model.cls_head.num_classes=6',
             'data.videos_per_gpu=32',
-            'total_epochs=24',
+            'total_epochs=48',
             f'optimizer.lr={CHOSEN["rate"] * 4}',
             *depth('bn', CHOSEN['depth']),
         ],
