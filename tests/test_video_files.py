@@ -118,3 +118,17 @@ def test_fewer_frames_than_the_header_says(tmp_path):
     half(path)
     with pytest.raises(VideoError, match=r'ends after \d+ of the 40 frames'):
         Video(path)
+
+
+@pytest.mark.parametrize(
+    'name, codec', [('a.mkv', 'libx264'), ('a.webm', 'libvpx-vp9')]
+)
+def test_less_time_than_the_header_says(tmp_path, name, codec):
+    """Matroska does not say how many frames there are."""
+    path = tmp_path / name
+    make_video(path, codec=codec, frames=40)
+    with Video(path) as video:
+        assert len(video) == 40
+    half(path)
+    with pytest.raises(VideoError, match=r'ends after 0\.\d of the 1\.6 s that its'):
+        Video(path)

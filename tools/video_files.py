@@ -57,7 +57,8 @@ class Video:
 
     Raises:
         VideoError: it cannot be read, or holds no video, or no frame, or
-            fewer frames than its header says.
+            fewer frames than its header says, or ends long before the
+            time that a Matroska header says.
     """
 
     def __init__(self, path):
@@ -91,9 +92,14 @@ class Video:
     def _read_index(self):
         """The packets' time stamps; nothing is decoded."""
         self._stream = video_stream(self._file)
-        packets, stamps, keys = 0, [], []
-        for packet in self._file.demux(self._stream):
+        packets, stamps, keys, end = 0, [], [], 0
+        for packet in self._file.demux():
             if not packet.size:  # the end
+                continue
+            if packet.pts is not None:
+                last = packet.pts + (packet.duration or 0)
+                end = max(end, last * packet.time_base)
+            if packet.stream.index != self._stream.index:
                 continue
             packets += 1
             if packet.is_discard:  # before the cut that an edit list makes
@@ -107,6 +113,14 @@ class Video:
         if packets < header:
             raise VideoError(
                 f'it ends after {packets} of the {header} frames that its header says'
+            )
+        # Matroska, and so WebM, says no number. It says the seconds of the longest
+        # stream; other containers without a number leave FFmpeg to guess them.
+        length = (self._file.duration or 0) / av.time_base
+        if 'matroska' in self._file.format.name and end < 0.9 * length:
+            raise VideoError(
+                f'it ends after {float(end):.1f} of the {length:.1f} s that its header '
+                f'says'
             )
         self._length = len(stamps)
         self._stamps = None  # frames can only be counted from the start
