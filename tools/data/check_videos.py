@@ -21,6 +21,7 @@ from hosts.videos import FORM  # noqa: E402
 from video_files import Video, VideoError  # noqa: E402
 from whole_files import write_json  # noqa: E402
 
+from data.side_by_side import side_by_side  # noqa: E402
 from data.video_sets import (  # noqa: E402
     LINK,
     HostError,
@@ -28,7 +29,6 @@ from data.video_sets import (  # noqa: E402
     add_workers,
     clean_list,
     command,
-    side_by_side,
     write_whole,
 )
 

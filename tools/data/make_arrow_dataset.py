@@ -30,23 +30,22 @@ Two settings of a config would give the order away or spoil it:
 """
 
 import argparse
-import concurrent.futures
 import fcntl
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
 import signal
 import sys
-import threading
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.progress import track
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.side_by_side import side_by_side  # noqa: E402
 
 # The easiest first. A pair is named after what happens in its first class.
 PAIRS = {
@@ -159,13 +158,19 @@ def draw_clip(pair, backward, frames, size, rng):
     return clip[::-1] if backward else clip
 
 
-def write_clip(folder, seed, pair, backward, frames, size):
-    """Draw one clip and write its frames as image_00001.jpg and so on."""
+def write_clip(clip):
+    """Draw one clip and write its frames as image_00001.jpg and so on.
+
+    Args:
+        clip (tuple): folder, seed, pair, backward, frames, size; but for the first
+            two, arguments of :func:`draw_clip`.
+    """
+    folder, seed, pair, backward, frames, size = clip
     rng = np.random.default_rng(seed)
-    clip = draw_clip(pair, backward, frames, size, rng)
+    images = draw_clip(pair, backward, frames, size, rng)
     quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))]
     folder.mkdir(parents=True)
-    for number, image in enumerate(clip, 1):
+    for number, image in enumerate(images, 1):
         # Not imwrite, which does not say why it failed.
         data = cv2.imencode('.jpg', image, quality)[1]
         (folder / f'image_{number:05d}.jpg').write_bytes(data.tobytes())
@@ -179,7 +184,7 @@ def write_lists(root, settings):
         settings (dict): What dataset.json records.
 
     Returns:
-        list[tuple]: The arguments of write_clip for every clip.
+        list[tuple]: For every clip, the argument of write_clip.
     """
     clips, classes = [], []
     lines = {split: [] for split in SPLITS}
@@ -214,18 +219,6 @@ def write_lists(root, settings):
     (root / 'classes.txt').write_text('\n'.join(classes) + '\n')
     (root / 'dataset.json').write_text(json.dumps(settings, indent=2) + '\n')
     return clips
-
-
-def start_worker():
-    """Prepare a worker process: one thread, and an end with its parent."""
-
-    def follow_parent():
-        parent = multiprocessing.parent_process()
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    cv2.setNumThreads(1)
-    threading.Thread(target=follow_parent, daemon=True).start()
 
 
 def make_dataset(out, settings, workers):
@@ -266,19 +259,8 @@ def fill_and_move(data, out, settings, workers):
         shutil.rmtree(data)  # of a run that was killed
     data.mkdir()
     clips = write_lists(data, settings)
-    # Spawned, not forked, so that no worker holds the lock.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context('spawn'), start_worker
-    )
-    try:
-        # Ctrl-C is for this process alone: the workers start ignoring it.
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        done = pool.map(write_clip, *zip(*clips), chunksize=8)
-        signal.signal(signal.SIGINT, handler)
-        for _ in track(done, f'{len(clips)} clips', len(clips)):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
+    for _ in side_by_side(write_clip, clips, workers, f'{len(clips)} clips'):
+        pass
     data.rename(out)
 
 

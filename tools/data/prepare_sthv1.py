@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.prepared_sets import label_of, main, read_lines, write_prepared  # noqa: E402
-from data.video_sets import HostError, side_by_side  # noqa: E402
+from data.side_by_side import side_by_side  # noqa: E402
+from data.video_sets import HostError  # noqa: E402
 
 FRAME = re.compile(r'\d{5}\.jpg')
 

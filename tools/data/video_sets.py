@@ -1,8 +1,6 @@
-"""What the tools for video files share: finding, listing, working side by side."""
+"""What the tools for video files share: finding and listing them."""
 
-import concurrent.futures
 import csv
-import multiprocessing
 import os
 import signal
 import sys
@@ -12,7 +10,6 @@ from pathlib import Path
 from hosts import HostError
 from hosts.lists import read_text
 from hosts.videos import mirrored_labels
-from rich.progress import track
 from video_files import ENDINGS
 from whole_files import write_whole
 
@@ -47,48 +44,6 @@ def add_workers(parser):
         default=len(os.sched_getaffinity(0)),
         help='processes (default: %(default)s)',
     )
-
-
-def side_by_side(task, items, workers, title):
-    """Do a task for each item in processes, with a progress bar.
-
-    Args:
-        task (callable): of an item; at a module's top, so that processes know it.
-        items (list): its arguments.
-        workers (int): processes.
-        title (str): of the progress bar.
-
-    Yields:
-        what the task returns, in the order of the items.
-
-    Raises:
-        HostError: there is no worker.
-    """
-    if workers < 1:
-        raise HostError('--workers must be at least 1')
-    if not items:
-        return
-    # Spawned: a fork of a process with threads, as the bar has, can hang.
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(workers, len(items)), multiprocessing.get_context('spawn'), start_worker
-    )
-    # Workers leave Ctrl-C to this process from their start on.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        done = pool.map(task, items)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    try:
-        yield from track(done, title, len(items))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def start_worker():
-    """A worker has one thread."""
-    import cv2
-
-    cv2.setNumThreads(1)
 
 
 class Videos:
