@@ -58,7 +58,10 @@ class V1TrainLoop(EpochBasedTrainLoop):
                     'with several processes, cuda_graph=True works in '
                     'tools/train_recognizer.py alone'
                 )
-        return super().run()
+        try:
+            return super().run()
+        finally:  # NCCL waits for its graphs to be gone before a group is shut down
+            self.graphed = None
 
     def run_iter(self, idx, data_batch):
         """Take a step with a batch."""

@@ -7,6 +7,7 @@ counts clips of one scene as if each were one by itself. A difference of two net
 is taken clip by clip.
 """
 
+import textwrap
 from collections import defaultdict
 
 import numpy as np
@@ -34,7 +35,12 @@ STATISTICS = dict(
     recalibrated='running statistics, estimated anew',
 )
 # Parts of the study that differ from the reported runs in one thing.
-TRAINED = dict(float32='trained in float32', mixed='trained on clips of all scenes')
+TRAINED = dict(
+    longer='trained by r04_e320_augmented',
+    slower='trained by r02_e160_augmented',
+    float32='trained in float32',
+    mixed='trained on clips of all scenes',
+)
 COMPARED = (
     ('dnr', 'bn'),
     ('dnr', 'tsm'),
@@ -330,6 +336,12 @@ def print_choices(runs):
                 print(f'chosen: {name}: {start}={chosen}')
 
 
+def name_networks(axis, networks):
+    """Names below their bars, in lines that are short enough."""
+    names = [textwrap.fill(NAMES[network], 10) for network in networks]
+    axis.set_xticks(range(len(names)), names)
+
+
 def draw_accuracy(runs):
     """Bars of top-1 with intervals, by network and start; None without runs."""
     found = clips_of(runs, 'one')
@@ -337,31 +349,31 @@ def draw_accuracy(runs):
         return None
     figure, axis = plt.subplots(figsize=(7, 3.2), layout='constrained')
     networks = [name for name in NAMES if any(key[1] == name for key in found)]
-    for number, start in enumerate(STARTS):
+    starts = [start for start in STARTS if any(key[0] == start for key in found)]
+    width = 0.8 / len(starts)
+    for number, start in enumerate(starts):
         for place, network in enumerate(networks):
             if (start, network) not in found:
                 continue
             hits = found[start, network].hits()
             low, high = mean_interval(hits)
-            at, mean = place + 0.4 * number - 0.2, hits.mean()
-            axis.bar(at, mean, 0.38, color=f'C{number}', alpha=0.75)
+            at, mean = place + width * (number + 0.5) - 0.4, hits.mean()
+            axis.bar(at, mean, 0.95 * width, color=f'C{number}', alpha=0.75)
             axis.errorbar(
                 at, mean, [[mean - low], [high - mean]], color='black', capsize=3
             )
             axis.text(at, 0.02, f'{100 * mean:.0f}', ha='center', fontsize='small')
     axis.axhline(0.1, color='0.35', linewidth=1, linestyle=':')
-    axis.set_xticks(
-        range(len(networks)), [NAMES[n].replace(' with', '\nwith') for n in networks]
-    )
+    name_networks(axis, networks)
     axis.set_ylim(0, 1)
     axis.set_ylabel('top-1')
     handles = [
         plt.Rectangle((0, 0), 1, 1, color=f'C{number}', alpha=0.75)
-        for number in range(len(STARTS))
+        for number in range(len(starts))
     ]
     figure.legend(
         handles,
-        [f'trained before on {text}' for text in STARTS.values()],
+        [f'trained before on {STARTS[start]}' for start in starts],
         loc='outside upper center',
         ncols=2,
     )
@@ -384,9 +396,7 @@ def draw_order(runs):
         places = np.arange(len(found)) + 0.2 * number - 0.3
         heights = [values(clips).mean() for clips in found.values()]
         axis.bar(places, heights, 0.19, color=f'C{number}', alpha=0.75, label=label)
-    axis.set_xticks(
-        range(len(found)), [NAMES[n].replace(' with', '\nwith') for n in found]
-    )
+    name_networks(axis, found)
     axis.set_ylim(0, 1)
     figure.legend(loc='outside upper center', ncols=2)
     return figure
