@@ -92,8 +92,13 @@ class Video:
     def _read_index(self):
         """The packets' time stamps; nothing is decoded."""
         self._stream = video_stream(self._file)
+        # Matroska, and so WebM, says no number of frames, but how long the longest
+        # stream is. Other containers without a number leave FFmpeg to guess that.
+        matroska = 'matroska' in self._file.format.name
+        seconds = (self._file.duration or 0) / av.time_base if matroska else 0
+        streams = self._file.streams if seconds else [self._stream]
         packets, stamps, keys, end = 0, [], [], 0
-        for packet in self._file.demux():
+        for packet in self._file.demux(*streams):
             if not packet.size:  # the end
                 continue
             if packet.pts is not None:
@@ -114,13 +119,10 @@ class Video:
             raise VideoError(
                 f'it ends after {packets} of the {header} frames that its header says'
             )
-        # Matroska, and so WebM, says no number. It says the seconds of the longest
-        # stream; other containers without a number leave FFmpeg to guess them.
-        length = (self._file.duration or 0) / av.time_base
-        if 'matroska' in self._file.format.name and end < 0.9 * length:
+        if end < 0.9 * seconds:
             raise VideoError(
-                f'it ends after {float(end):.1f} of the {length:.1f} s that its header '
-                f'says'
+                f'it ends after {float(end):.1f} of the {seconds:.1f} s that its '
+                f'header says'
             )
         self._length = len(stamps)
         self._stamps = None  # frames can only be counted from the start
