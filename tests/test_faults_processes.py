@@ -405,6 +405,18 @@ def test_lost_peers_and_full_disks_are_told_apart():
     assert describe_os_error(full) == 'a/epoch_1.pth: No space left on device'
 
 
+def test_a_lost_loader_is_told_in_a_line():
+    def task(_):
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. ')
+
+    with pytest.raises(SystemExit) as caught:
+        run(task, None)
+    assert str(caught.value) == (
+        'error: DataLoader worker (pid 7) is killed by signal: Killed. Was there too '
+        'little memory? Fewer data.workers_per_gpu need less'
+    )
+
+
 @pytest.mark.parametrize('moment', ['imports', 'run'])
 def test_ctrl_c_at_the_start(tmp_path, moment):
     """No traceback, before and after the command begins."""

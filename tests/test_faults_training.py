@@ -6,6 +6,8 @@ promised.
 """
 
 import errno
+import io
+import logging
 import math
 import os
 import re
@@ -27,6 +29,7 @@ from hosts.checkpoint_folder import (
     remove_old,
 )
 from hosts.locks import FolderLock
+from hosts.mmaction2 import say_once
 from hosts.mmaction2_components import SeededClips, V1Results
 from hosts.mmaction2_hooks import V1CheckpointHook
 from hosts.mmaction2_runner import replay
@@ -376,6 +379,61 @@ def test_an_earlier_training_is_told(tmp_path, capsys, resume):
     assert (told in capsys.readouterr().out) != resume
 
 
+def test_an_earlier_training_is_not_gone_on_with(data, trained, tmp_path):
+    """A new one is, in whose folder it is: from its first step on."""
+    names = 'epoch_2.pth', 'epoch_4.pth', '.training_id'
+    folder = linked(trained, tmp_path / 'work', *names)
+
+    def id_of(epoch):
+        path = folder / f'epoch_{epoch}.pth'
+        return torch.load(path, weights_only=True)['meta']['training']
+
+    # It ends before its first checkpoint, which is not the other one's.
+    code, _, _ = train(data, folder, 'optimizer.lr=1e30', 'total_epochs=9')
+    assert 'No checkpoint has been written yet' in code
+    code, output, rates = train(data, folder, 'total_epochs=1', arguments=['--resume'])
+    assert code == 0, output
+    assert 'passed by: 2 checkpoints of an earlier training than the one' in output
+    assert 'holds no checkpoint of it: training starts at its beginning' in output
+    assert list(rates) == [1] and id_of(1) != id_of(4)
+    (folder / 'epoch_1.pth').write_bytes(b'')
+    error, _, _ = train(data, folder, 'total_epochs=2', arguments=['--resume'])
+    assert f'none of the 1 checkpoints in {folder} is whole' in error
+    # Asked for, the earlier one is gone on with, and from then on by --resume.
+    asked = ['--resume_from', folder / 'epoch_4.pth']
+    code, output, _ = train(data, folder, 'total_epochs=5', arguments=asked)
+    assert code == 0, output
+    assert id_of(5) == id_of(4)
+    code, output, _ = train(data, folder, 'total_epochs=5', arguments=['--resume'])
+    assert code == 0
+    assert f'all 5 epochs are done: {folder}/epoch_5.pth' in output
+
+
+def test_what_is_refused_leaves_a_folder_to_its_training(data, trained, tmp_path):
+    folder = linked(trained, tmp_path / 'work', 'epoch_4.pth', '.training_id')
+    error, _, _ = train(data, folder, 'model.backbone.depth=19')
+    assert error.startswith('error: ')
+    (tmp_path / 'empty.pth').touch()
+    error, _, _ = train(data, folder, f'load_from={tmp_path}/empty.pth')
+    assert error.startswith('error: ')
+    code, output, _ = train(data, folder, 'total_epochs=4', arguments=['--resume'])
+    assert code == 0
+    assert f'all 4 epochs are done: {folder}/epoch_4.pth' in output
+
+
+def test_another_list_is_told(data, trained, tmp_path):
+    path = trained / 'epoch_4.pth'
+    checkpoint = torch.load(path, weights_only=True)
+    ann_file = data / 'data/arrow/train.txt'
+    assert resuming.list_warning(checkpoint, path, ann_file) is None
+    other = tmp_path / 'other.txt'
+    other.write_text(ann_file.read_text().replace(' 0\n', ' 1\n'))
+    warning = resuming.list_warning(checkpoint, path, other)
+    assert warning.startswith(f'{other} has another content than the list that {path} ')
+    del checkpoint['meta']['train_list']  # of an earlier version
+    assert resuming.list_warning(checkpoint, path, other) is None
+
+
 # ---- checkpoints that are kept
 
 
@@ -488,6 +546,12 @@ def test_scores_that_are_not_finite(tmp_path):
 # ---- folders
 
 
+def test_a_launcher_that_has_not_started_it(data, tmp_path, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    error, _, _ = train(data, tmp_path, arguments=['--launcher', 'pytorch'])
+    assert error.startswith('error: --launcher pytorch: RANK is not set, so this was')
+
+
 def test_a_folder_in_use_or_that_is_none(data, tmp_path):
     code = (
         f'import sys; sys.path.insert(0, {str(ROOT / "tools")!r})\n'
@@ -515,3 +579,17 @@ def test_a_folder_in_use_or_that_is_none(data, tmp_path):
     resuming.begin(lock := FolderLock(tmp_path), None, False)
     lock.release()
     assert sorted(os.listdir(tmp_path)) == ['.training.lock', 'file', 'mine.tmp']
+
+
+def test_lines_of_a_log_that_are_lost_are_told_once(capfd):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, 'No space left on device')
+
+    handler = logging.StreamHandler(Full())
+    say_once(handler)
+    for _ in range(3):
+        handler.handle(logging.makeLogRecord(dict(msg='x')))
+    error = capfd.readouterr().err
+    assert error.startswith('note: lines of the log are lost: [Errno 28]')
+    assert error.count('\n') == 1

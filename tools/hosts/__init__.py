@@ -103,6 +103,7 @@ def run(task, args):
         LAUNCHER,
         describe_os_error,
         is_lost_peer,
+        is_lost_worker,
         is_said,
         one_interrupt,
     )
@@ -129,6 +130,11 @@ def run(task, args):
     except KeyboardInterrupt:
         sys.exit(130)  # as a shell has it
     except RuntimeError as error:
+        if is_lost_worker(error):
+            sys.exit(
+                f'error: {str(error).strip()} Was there too little memory? Fewer '
+                'data.workers_per_gpu need less'
+            )
         if not is_lost_peer(error):
             raise
         if os.environ.get(LAUNCHER):

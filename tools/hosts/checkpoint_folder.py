@@ -1,4 +1,4 @@
-"""The checkpoints in a work_dir: which one is the newest, and which ones go.
+"""The checkpoints in a work_dir: whose they are, which is the newest, which ones go.
 
 Both hosts write epoch_N.pth. mmaction2's side names the one that was written
 last in the text file last_checkpoint, mmaction v1's with the link latest.pth.
@@ -8,6 +8,7 @@ import contextlib
 import os
 import os.path as osp
 import re
+import uuid
 
 from checkpoint_files import read_checkpoint
 from whole_files import temporary_name, write_whole
@@ -16,6 +17,7 @@ from . import HostError
 
 LAST = 'last_checkpoint'  # holds a path
 LATEST = 'latest.pth'  # links to a name
+TRAINING = '.training_id'  # holds that of the training that was begun last
 
 
 def checkpoints_in(folder):
@@ -64,28 +66,84 @@ def newest_first(folder):
     return last + [path for path in paths if path not in last]
 
 
-def newest_checkpoint(folder):
-    """The newest whole checkpoint of a folder. Says which ones it passes by.
+def _say(line):
+    print(line, flush=True)
+
+
+def newest_checkpoint(folder, say=_say):
+    """The newest whole checkpoint of the training that was begun last in a folder.
+
+    Args:
+        folder (str | Path): a work_dir.
+        say (callable): gets a line on each that it passes by.
+
+    Returns:
+        tuple[str, dict] | tuple[None, None]: its path, and what
+        read_checkpoint returns. None where the folder holds none of that training.
+
+    Raises:
+        HostError: it holds some, and none is whole.
+    """
+    training, damaged, earlier = training_id(folder), 0, []
+    for path in newest_first(folder):
+        try:
+            checkpoint = read_checkpoint(path)
+        except HostError as error:
+            damaged += 1
+            say(f'passed by: {error}')
+            continue
+        if training in (None, checkpoint.get('meta', {}).get('training')):
+            return path, checkpoint
+        earlier.append(path)
+    if earlier:
+        say(
+            f'passed by: {len(earlier)} checkpoints of an earlier training than the '
+            f'one begun last in {folder}. To go on with it: --resume_from {earlier[0]}'
+        )
+    if damaged:
+        raise HostError(f'none of the {damaged} checkpoints in {folder} is whole')
+    return None, None
+
+
+def training_id(folder):
+    """The training that was begun last in a folder.
 
     Args:
         folder (str | Path): a work_dir.
 
     Returns:
-        tuple[str, dict] | tuple[None, None]: its path, and what
-        read_checkpoint returns. None where the folder holds no checkpoint.
+        str | None: what its checkpoints have as ``meta['training']``; None where the
+        folder does not say it.
+    """
+    try:
+        with open(osp.join(folder, TRAINING), encoding='utf-8') as file:
+            return file.read().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def begin_training(folder, resumed, meta):
+    """Note in a folder which training is begun there, or gone on with.
+
+    To be called when a first step has been taken: what is refused before leaves the
+    folder to the training that had it.
+
+    Args:
+        folder (str | Path): a work_dir.
+        resumed (str | None): the checkpoint that the training goes on from.
+        meta (dict | None): that of the checkpoint.
 
     Raises:
-        HostError: it holds some, and none is whole.
+        OSError: as whole_files.write_whole does.
     """
-    paths = newest_first(folder)
-    for path in paths:
-        try:
-            return path, read_checkpoint(path)
-        except HostError as error:
-            print(f'passed by: {error}', flush=True)
-    if paths:
-        raise HostError(f'none of the {len(paths)} checkpoints in {folder} is whole')
-    return None, None
+    path, training = osp.join(folder, TRAINING), uuid.uuid4().hex
+    if resumed and osp.realpath(osp.dirname(resumed)) == osp.realpath(folder):
+        training = meta.get('training')
+    if training:
+        write_whole(path, str(training))
+    else:  # of a version that did not note it, or of another program
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
 
 
 def record_last(path):

@@ -83,9 +83,14 @@ class FolderLock:
             self._file = None
 
     def _write(self, text):
-        self._file.truncate(0)
-        self._file.write(text)
-        self._file.flush()
+        try:
+            self._file.truncate(0)
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            raise HostError(
+                f'cannot write in {self.folder}: {error.strerror}'
+            ) from error
 
 
 def _describe(text):

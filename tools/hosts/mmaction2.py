@@ -5,8 +5,10 @@ mmaction2_components.py has what of v1's rules mmaction2 lacks. Training,
 testing, launching, resuming, logging and checkpoints are mmengine's.
 """
 
+import contextlib
 import importlib.util
 import logging
+import sys
 import warnings
 
 import torch
@@ -18,7 +20,7 @@ from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stage
 from .locks import FolderLock
 from .mmaction2_config import load_config, translate
 from .mmaction2_native import check_types, naming_native
-from .processes import interruptible
+from .processes import interruptible, variables_of
 from .resuming import begin, choose_seed, is_done
 from .speed import FUSED, config_options, fuse
 from .training_state import naming_folder
@@ -99,10 +101,16 @@ def join_group(cfg, launcher):
         launcher (str): 'none', 'pytorch', 'slurm' or 'mpi'.
 
     Raises:
-        HostError: the launcher needs CUDA.
+        HostError: the launcher needs CUDA, or has not started this process.
     """
     if launcher == 'none' or torch.distributed.is_initialized():
         return
+    if launcher != 'pytorch' and not torch.cuda.is_available():
+        raise HostError(
+            f'--launcher {launcher} needs CUDA; on a CPU use '
+            f'the shell scripts, which use torchrun'
+        )
+    variables_of(launcher)
     ignore_torch_warnings()
     with interruptible():
         if torch.cuda.is_available():
@@ -112,13 +120,8 @@ def join_group(cfg, launcher):
             # As the Runner does, before it; init_dist would set another.
             set_multi_processing(**cfg.env_cfg.mp_cfg, distributed=True)
             init_dist(launcher, **cfg.env_cfg.dist_cfg)
-        elif launcher == 'pytorch':  # mmengine's launchers want CUDA devices
+        else:  # mmengine's launchers want CUDA devices
             torch.distributed.init_process_group('gloo')
-        else:
-            raise HostError(
-                f'--launcher {launcher} needs CUDA; on a CPU use '
-                f'the shell scripts, which use torchrun'
-            )
 
 
 def test(args):
@@ -191,12 +194,30 @@ def build_runner(cfg, launcher):
     backbone_logger = logging.getLogger('resnet_dnr')
     backbone_logger.handlers = runner.logger.handlers
     backbone_logger.setLevel(logging.INFO)
+    for handler in runner.logger.handlers:
+        say_once(handler)
     # These calls are mmengine's own.
     deprecated = '"FileClient" will be', '"HardDiskBackend" is'
     runner.logger.addFilter(
         lambda record: not record.getMessage().startswith(deprecated)
     )
     return runner
+
+
+def say_once(handler):
+    """Have a handler of logs say once that it cannot write, and not for each line.
+
+    Args:
+        handler (logging.Handler): of a file or a terminal.
+    """
+
+    def handle_error(record):
+        handler.handleError = lambda record: None
+        with contextlib.suppress(OSError):
+            error = sys.exc_info()[1]
+            print(f'note: lines of the log are lost: {error}', file=sys.stderr)
+
+    handler.handleError = handle_error
 
 
 def import_components(cfg):

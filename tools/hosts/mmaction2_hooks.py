@@ -21,8 +21,14 @@ from mmengine.runner import CheckpointLoader
 from whole_files import write_whole
 
 from . import HostError
-from .checkpoint_folder import record_last, remove_old
-from .resuming import batch_warning, check_optimizer, describe_batch
+from .checkpoint_folder import begin_training, record_last, remove_old
+from .resuming import (
+    batch_warning,
+    check_optimizer,
+    describe_batch,
+    list_digest,
+    list_warning,
+)
 from .speed import changes
 from .training_state import (
     check_state,
@@ -81,8 +87,8 @@ class V1CheckpointHook(Hook):
 class FaithfulTrainingHook(Hook):
     """A resumed epoch draws what it would have drawn.
 
-    Notes in each checkpoint the batch, the launch and the settings of speed,
-    for resuming.
+    Notes in each checkpoint the batch, the list of videos, the launch and the settings
+    of speed, for resuming.
 
     Args:
         speed (dict): of speed.speed_of.
@@ -94,10 +100,20 @@ class FaithfulTrainingHook(Hook):
     def __init__(self, speed, notes=()):
         self.speed = dict(speed)
         self.notes = notes
+        self.resumed = self.meta = None  # a checkpoint, and what it has noted
+        self.begun = False
 
     def before_run(self, runner):
         for line in self.notes:
             runner.logger.info(line)
+
+    def before_train(self, runner):
+        self.train_list = list_digest(list_of(runner))
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        if not self.begun and is_main_process():
+            begin_training(runner.work_dir, self.resumed, self.meta)
+        self.begun = True
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         # With the first batch: making a data loader draws a number, which
@@ -109,6 +125,7 @@ class FaithfulTrainingHook(Hook):
         if not runner.cfg.get('resume'):
             return
         path = runner.cfg.load_from
+        self.resumed, self.meta = path, dict(checkpoint['meta'])
         groups = runner.optim_wrapper.optimizer.param_groups
         check_optimizer(
             dict(runner.cfg.optim_wrapper.optimizer), groups, checkpoint, path
@@ -116,13 +133,20 @@ class FaithfulTrainingHook(Hook):
         length = len(runner.train_dataloader)
         for warning in (
             batch_warning(checkpoint, path, batch_of(runner, self.speed), length),
+            list_warning(checkpoint, path, list_of(runner)),
             changes(self.speed, checkpoint['meta'], path),
         ):
             if warning:
                 runner.logger.warning(warning)
 
     def before_save_checkpoint(self, runner, checkpoint):
-        note_launch(checkpoint['meta'], batch_of(runner, self.speed), self.speed)
+        note_launch(
+            checkpoint['meta'],
+            runner.work_dir,
+            self.train_list,
+            batch_of(runner, self.speed),
+            self.speed,
+        )
 
 
 @HOOKS.register_module()
@@ -187,6 +211,11 @@ def describe_last(runner):
     return last_finite(
         runner.work_dir, runner.cfg.load_from if runner.cfg.get('resume') else None
     )
+
+
+def list_of(runner):
+    """The list of a Runner's training, where its data set has one."""
+    return runner.cfg.train_dataloader['dataset'].get('ann_file')
 
 
 def batch_of(runner, speed):

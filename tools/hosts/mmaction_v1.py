@@ -27,7 +27,7 @@ from whole_files import replacing
 from . import HostError, backbones, v1_config, v1_data, v1_fixes
 from .checks import check_gpus, check_out
 from .locks import FolderLock
-from .processes import interruptible
+from .processes import VARIABLES, interruptible, variables_of
 from .resuming import begin, choose_seed, is_done
 from .speed import (
     FUSED,
@@ -254,23 +254,8 @@ def set_launcher(launcher):
             MASTER_PORT='0',
         )
         return
-    ours = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
-    theirs = {
-        'pytorch': ours,
-        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-        'mpi': (
-            'OMPI_COMM_WORLD_RANK',
-            'OMPI_COMM_WORLD_SIZE',
-            'OMPI_COMM_WORLD_LOCAL_RANK',
-        ),
-    }[launcher]
-    for name in theirs:
-        if name not in env:
-            raise HostError(
-                f'--launcher {launcher}: {name} is not set, so '
-                'this was not started by it'
-            )
-    env.update((name, env[value]) for name, value in zip(ours, theirs))
+    theirs = variables_of(launcher)
+    env.update((name, env[value]) for name, value in zip(VARIABLES, theirs))
     if launcher == 'slurm' and 'MASTER_ADDR' not in env:
         hosts = subprocess.run(
             ['scontrol', 'show', 'hostnames', env['SLURM_JOB_NODELIST']],

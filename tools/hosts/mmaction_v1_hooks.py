@@ -5,6 +5,7 @@ methods, as v1's script leaves no other way in.
 """
 
 import functools
+import os
 
 import mmcv
 import torch
@@ -12,11 +13,13 @@ import torch.distributed as dist
 from mmcv.runner import EpochBasedRunner, Hook
 from whole_files import replacing
 
-from .checkpoint_folder import link_latest
+from .checkpoint_folder import begin_training, link_latest
 from .resuming import (
     batch_warning,
     check_optimizer,
     describe_batch,
+    list_digest,
+    list_warning,
     put_back,
     settings_of,
 )
@@ -36,17 +39,22 @@ class FaithfulTrainingHook(Hook):
     Args:
         seed (int | None): of the training; None seeds nothing.
         resumed (str | None): the checkpoint that was resumed.
+        meta (dict | None): what it has noted.
     """
 
-    def __init__(self, seed, resumed):
+    def __init__(self, seed, resumed, meta):
         self.seed = seed
-        self.resumed = resumed
+        self.resumed, self.meta = resumed, meta
+        self.begun = False
 
     def before_train_epoch(self, runner):
         if self.seed is not None:  # the loader's workers are seeded by this
             seed_epoch(self.seed, runner.epoch, runner.rank)
 
     def after_train_iter(self, runner):
+        if not self.begun and runner.rank == 0:
+            begin_training(runner.work_dir, self.resumed, self.meta)
+        self.begun = True
         check_loss(
             runner.outputs['log_vars']['loss'],
             runner.epoch + 1,
@@ -89,6 +97,8 @@ def install(cfg, seed, resumed, checkpoint):
     from mmcv.runner import epoch_based_runner
 
     batch = describe_batch(dist.get_world_size(), cfg.data.videos_per_gpu)
+    ann_file = cfg.data.train.get('ann_file')
+    train_list = list_digest(ann_file)
     speed = speed_of(cfg)
     resume, run = EpochBasedRunner.resume, EpochBasedRunner.run
     save = epoch_based_runner.save_checkpoint
@@ -109,13 +119,16 @@ def install(cfg, seed, resumed, checkpoint):
 
     @functools.wraps(run)
     def run_checked(self, data_loaders, *args, **kwargs):
-        self.register_hook(FaithfulTrainingHook(seed, resumed), priority='VERY_HIGH')
+        meta = noted['meta'] if resumed else None
+        hook = FaithfulTrainingHook(seed, resumed, meta)
+        self.register_hook(hook, priority='VERY_HIGH')
         if getattr(data_loaders[0].dataset, 'skip_broken', False):
             self.register_hook(CountReplacedHook())
         length = len(data_loaders[0])
         if resumed:
             for warning in (
                 batch_warning(noted, resumed, batch, length),
+                list_warning(noted, resumed, ann_file),
                 changes(speed, noted['meta'], resumed),
             ):
                 if warning:
@@ -128,7 +141,8 @@ def install(cfg, seed, resumed, checkpoint):
     @functools.wraps(save)
     def save_whole(model, filename, *args, meta=None, **kwargs):
         meta = dict(meta or {})
-        note_launch(meta, batch, speed, seed)
+        folder = os.path.dirname(filename)
+        note_launch(meta, folder, train_list, batch, speed, seed)
         with replacing(filename) as temporary:
             save(model, temporary, *args, meta=meta, **kwargs)
 

@@ -18,6 +18,8 @@ LAUNCHER = 'DNR_LAUNCHER_PID'
 LAUNCH = 'DNR_LAUNCH_ID'
 REFUSED = 'DNR_LAUNCH_REFUSED'
 
+VARIABLES = 'RANK', 'WORLD_SIZE', 'LOCAL_RANK'  # of torchrun
+
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
@@ -175,6 +177,51 @@ def describe_os_error(error):
     """
     path = f'{error.filename}: ' if error.filename else ''
     return f'{path}{error.strerror}'
+
+
+def variables_of(launcher):
+    """The environment's variables that number this process.
+
+    Args:
+        launcher (str): 'pytorch', 'slurm' or 'mpi' (Open MPI).
+
+    Returns:
+        tuple[str]: names, in the order of VARIABLES.
+
+    Raises:
+        HostError: one is not set.
+    """
+    names = dict(
+        pytorch=VARIABLES,
+        slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        mpi=(
+            'OMPI_COMM_WORLD_RANK',
+            'OMPI_COMM_WORLD_SIZE',
+            'OMPI_COMM_WORLD_LOCAL_RANK',
+        ),
+    )[launcher]
+    for name in names:
+        if name not in os.environ:
+            raise HostError(
+                f'--launcher {launcher}: {name} is not set, so this was not started by '
+                'it; tools/dist_train_recognizer.sh and tools/dist_test_recognizer.sh '
+                'start processes'
+            )
+    return names
+
+
+def is_lost_worker(error):
+    """Whether an error says that a process which loads data was killed.
+
+    Args:
+        error (Exception): of whatever ran when PyTorch noticed it.
+
+    Returns:
+        bool
+    """
+    return isinstance(error, RuntimeError) and str(error).startswith(
+        'DataLoader worker (pid'
+    )
 
 
 def is_lost_peer(error):

@@ -8,6 +8,7 @@ settings has at that epoch.
 """
 
 import functools
+import hashlib
 import os
 
 import torch
@@ -80,7 +81,8 @@ def _tell_earlier(work_dir, path):
         print(
             f'{work_dir} has checkpoints of an earlier training, up to '
             f'{os.path.basename(earlier[-1])}: this one replaces those of its epochs '
-            'and leaves the others. --resume goes on from the newest',
+            'and leaves the others. From its first step on, --resume goes on with this '
+            'one',
             flush=True,
         )
 
@@ -113,7 +115,7 @@ def choose_checkpoint(work_dir, resume_from, resume):
         path, checkpoint = None, None  # it was not asked to go on from those
     ours = path and checkpoint.get('meta', {}).get('launch') == launch_id()
     if path is None and resume and not resume_from:
-        print(f'{work_dir} holds no checkpoint: training starts at its beginning')
+        print(f'{work_dir} holds no checkpoint of it: training starts at its beginning')
     if path is None or not (resume or (again and ours)):
         return Resumption(resume_from)
     print(f'resuming from {path}', flush=True)
@@ -229,6 +231,42 @@ def batch_warning(checkpoint, path, batch, epoch_length):
     return (
         f'{changed}. optimizer.lr and lr_config.warmup_iters are taken as the '
         f'config has them, for the batch of now'
+    )
+
+
+def list_digest(path):
+    """What changes with a list of videos, as checkpoints note it under meta.
+
+    Args:
+        path (str | None): of the list.
+
+    Returns:
+        str | None: of its content; None where it cannot be read as a file.
+    """
+    try:
+        with open(path, 'rb') as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+def list_warning(checkpoint, path, ann_file):
+    """What to say where the training's list is not that of the checkpoint.
+
+    Args:
+        checkpoint (dict): what read_checkpoint returned.
+        path (str): where it is from.
+        ann_file (str | None): the list, now.
+
+    Returns:
+        str | None
+    """
+    before = checkpoint['meta'].get('train_list')
+    if before in (None, list_digest(ann_file)):
+        return None
+    return (
+        f'{ann_file} has another content than the list that {path} was trained on: '
+        f'the epochs to come have other clips, or other labels'
     )
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import torch
 
 from . import HostError
-from .checkpoint_folder import newest_first
+from .checkpoint_folder import newest_checkpoint, training_id
 from .processes import launch_id
+
+# A full disk, a quota, a limit of the size of files, and a disk that fails.
+UNWRITABLE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO
 
 
 def check_loss(loss, epoch, iteration, epoch_length, fallback):
@@ -62,8 +65,10 @@ def last_finite(work_dir, begun_from):
     Returns:
         str: a sentence without its full stop. What is saved is finite.
     """
-    paths = newest_first(work_dir)
-    path = paths[0] if paths else begun_from
+    path = None
+    with contextlib.suppress(HostError):  # it has some, and none is whole
+        path, _ = newest_checkpoint(work_dir, say=lambda line: None)
+    path = path or begun_from
     if path is None:
         return 'No checkpoint has been written yet'
     return f'The last checkpoint with finite weights is {path}'
@@ -84,7 +89,7 @@ def naming_folder(work_dir, begun_from):
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        if error.errno not in UNWRITABLE:
             raise
         raise HostError(
             f'cannot write {error.filename or f"in {work_dir}"}: '
@@ -140,15 +145,23 @@ def drawn_seed(*parts):
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def note_launch(meta, batch, speed, seed=None):
+def note_launch(meta, work_dir, train_list, batch, speed, seed=None):
     """Note in a checkpoint's meta what resuming it wants to know.
 
     Args:
         meta (dict): of the checkpoint.
+        work_dir (str | Path): where it goes.
+        train_list (str | None): of resuming.list_digest.
         batch (dict): of resuming.describe_batch.
         speed (dict): of speed.speed_of.
         seed (int | None): of the training; None where meta has it.
     """
-    meta.update(batch, speed=speed, launch=launch_id())
+    meta.update(
+        batch,
+        speed=speed,
+        launch=launch_id(),
+        training=training_id(work_dir),
+        train_list=train_list,
+    )
     if seed is not None:
         meta['seed'] = seed
