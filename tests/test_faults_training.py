@@ -29,10 +29,9 @@ from hosts.checkpoint_folder import (
     remove_old,
 )
 from hosts.locks import FolderLock
-from hosts.mmaction2 import say_once
 from hosts.mmaction2_components import SeededClips, V1Results
 from hosts.mmaction2_hooks import V1CheckpointHook
-from hosts.mmaction2_runner import replay
+from hosts.mmaction2_runner import replay, say_once
 from hosts.training_state import (
     check_loss,
     check_state,
@@ -394,7 +393,7 @@ def test_an_earlier_training_is_not_gone_on_with(data, trained, tmp_path):
     code, output, rates = train(data, folder, 'total_epochs=1', arguments=['--resume'])
     assert code == 0, output
     assert 'passed by: 2 checkpoints of an earlier training than the one' in output
-    assert 'holds no checkpoint of it: training starts at its beginning' in output
+    assert 'holds no checkpoint to go on from: training starts' in output
     assert list(rates) == [1] and id_of(1) != id_of(4)
     (folder / 'epoch_1.pth').write_bytes(b'')
     error, _, _ = train(data, folder, 'total_epochs=2', arguments=['--resume'])

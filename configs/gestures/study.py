@@ -26,9 +26,9 @@ RECIPES = dict(
 )
 # Twice as long as the longest of these; tried after the runs that are reported.
 LONGER = dict(r04_e320_augmented=['optimizer.lr=0.04', 'total_epochs=320', *AUGMENTED])
-# What it has found for each test fold, without it: `plot_study.py` prints these lines.
-# One recipe serves all networks; OWN is the best of BatchNorm's and of TSM's. From
-# scratch, it has not run.
+# What `search` has found for each test fold, without it: `plot_study.py` prints these
+# lines. One recipe serves all networks; OWN is the best of BatchNorm's and of TSM's.
+# From scratch, it has not run.
 SCRATCH = dict.fromkeys(FOLDS, 'r04_e160_augmented')
 RECIPE = dict(
     arrow={

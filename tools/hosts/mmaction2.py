@@ -5,10 +5,8 @@ mmaction2_components.py has what of v1's rules mmaction2 lacks. Training,
 testing, launching, resuming, logging and checkpoints are mmengine's.
 """
 
-import contextlib
 import importlib.util
 import logging
-import sys
 import warnings
 
 import torch
@@ -194,30 +192,12 @@ def build_runner(cfg, launcher):
     backbone_logger = logging.getLogger('resnet_dnr')
     backbone_logger.handlers = runner.logger.handlers
     backbone_logger.setLevel(logging.INFO)
-    for handler in runner.logger.handlers:
-        say_once(handler)
     # These calls are mmengine's own.
     deprecated = '"FileClient" will be', '"HardDiskBackend" is'
     runner.logger.addFilter(
         lambda record: not record.getMessage().startswith(deprecated)
     )
     return runner
-
-
-def say_once(handler):
-    """Have a handler of logs say once that it cannot write, and not for each line.
-
-    Args:
-        handler (logging.Handler): of a file or a terminal.
-    """
-
-    def handle_error(record):
-        handler.handleError = lambda record: None
-        with contextlib.suppress(OSError):
-            error = sys.exc_info()[1]
-            print(f'note: lines of the log are lost: {error}', file=sys.stderr)
-
-    handler.handleError = handle_error
 
 
 def import_components(cfg):

@@ -4,9 +4,11 @@ Imported when a Runner is built, and not by the scripts at their start:
 mmengine.runner takes two seconds.
 """
 
+import contextlib
 import functools
 import inspect
 import re
+import sys
 import warnings
 
 from checkpoint_files import init_backbone, local_file, read_checkpoint
@@ -33,6 +35,22 @@ class CheckedBackbone(FastBackbone, ResNet_DNR):
         init_backbone(self, super().init_weights)
 
 
+def say_once(handler):
+    """Have a handler of logs say once that it cannot write, and not for each line.
+
+    Args:
+        handler (logging.Handler): of a file or a terminal.
+    """
+
+    def handle_error(record):
+        handler.handleError = lambda record: None
+        with contextlib.suppress(OSError):
+            error = sys.exc_info()[1]
+            print(f'note: lines of the log are lost: {error}', file=sys.stderr)
+
+    handler.handleError = handle_error
+
+
 class CheckedRunner(Runner):
     """A Runner whose backbone is built once, with errors that name a key."""
 
@@ -42,6 +60,13 @@ class CheckedRunner(Runner):
         """Call the hooks, and note that a step begins."""
         self.started |= fn_name == 'before_train_iter'
         super().call_hook(fn_name, **kwargs)
+
+    def build_logger(self, *args, **kwargs):
+        """Build the logger, whose handlers say once that they cannot write."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            say_once(handler)
+        return logger
 
     def build_model(self, model):
         """Build the recognizer, as the function of this name does."""

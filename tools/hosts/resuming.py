@@ -115,7 +115,10 @@ def choose_checkpoint(work_dir, resume_from, resume):
         path, checkpoint = None, None  # it was not asked to go on from those
     ours = path and checkpoint.get('meta', {}).get('launch') == launch_id()
     if path is None and resume and not resume_from:
-        print(f'{work_dir} holds no checkpoint of it: training starts at its beginning')
+        print(
+            f'{work_dir} holds no checkpoint to go on from: training starts at its '
+            'beginning'
+        )
     if path is None or not (resume or (again and ours)):
         return Resumption(resume_from)
     print(f'resuming from {path}', flush=True)
@@ -266,7 +269,7 @@ def list_warning(checkpoint, path, ann_file):
         return None
     return (
         f'{ann_file} has another content than the list that {path} was trained on: '
-        f'the epochs to come have other clips, or other labels'
+        'the epochs to come have other clips, or other labels'
     )
 
 

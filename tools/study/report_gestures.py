@@ -34,7 +34,7 @@ STATISTICS = dict(
     large_batch='statistics of batches of 64 clips',
     recalibrated='running statistics, estimated anew',
 )
-# Parts of the study that differ from the reported runs in one thing.
+# Parts of the study that differ from the reported runs in how they were trained.
 TRAINED = dict(
     longer='trained by r04_e320_augmented in all folds',
     float32='trained in float32',
