@@ -39,6 +39,9 @@ CANDIDATES = dict(
     r18_64=candidate(18, 24, *SMALL),
     more_r18_64=candidate(18, 8, *SMALL, *MORE),
     more_r18=candidate(18, 8, *MORE),
+    more_r18_r04=candidate(18, 8, *MORE, rate=0.04),
+    more_r18_e16=candidate(18, 16, *MORE),
+    more_r18_e16_r04=candidate(18, 16, *MORE, rate=0.04),
     more=candidate(50, 8, *MORE),
 )
 # What part `search` has found: under it, BatchNorm with 8 clips recognizes the process
@@ -108,7 +111,7 @@ runs = [
         config='{network}.py',
         of=dict(
             part=['search'],
-            seed=[0, 1],
+            seed=SEEDS,
             recipe={
                 name: with_clips(recipe, 8) + depth('bn', recipe['depth'])
                 for name, recipe in CANDIDATES.items()

@@ -184,7 +184,8 @@ class V1RuntimeInfoHook(RuntimeInfoHook):
         if norm is not None:
             values[runner.optim_wrapper.grad_name] = norm
         numbers = torch.stack([value.detach().double() for value in values.values()])
-        event = torch.cuda.Event() if numbers.is_cuda else None
+        # Waiting for it leaves the core to a data loader.
+        event = torch.cuda.Event(blocking=True) if numbers.is_cuda else None
         numbers = numbers.to('cpu', non_blocking=True)
         if event:
             event.record()
