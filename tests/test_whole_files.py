@@ -9,6 +9,7 @@ from whole_files import (
     replacing,
     temporary_name,
     write_json,
+    write_or_keep,
     write_whole,
 )
 
@@ -55,6 +56,25 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert caught.value.filename == str(path)
     assert path.read_bytes() == b'old'
     assert names(tmp_path) == ['file']
+
+
+def test_what_cannot_be_written_to_its_place_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'temporary'))
+    path = tmp_path / 'folder' / 'scores.pkl'
+    with pytest.raises(FileNotFoundError) as caught:  # no temporary folder either
+        write_or_keep(path, b'scores')
+    assert caught.value.strerror == 'No such file or directory'
+    (tmp_path / 'temporary').mkdir()
+    with pytest.raises(FileNotFoundError) as caught:
+        write_or_keep(path, b'scores')
+    assert caught.value.filename == str(path)
+    (kept,) = (tmp_path / 'temporary').glob('*/*')
+    assert caught.value.strerror.endswith(f'directory; it is kept as {kept}')
+    assert kept.name == 'scores.pkl' and kept.read_bytes() == b'scores'
+    path.parent.mkdir()
+    write_or_keep(path, b'scores')
+    assert path.read_bytes() == b'scores'
+    assert len(list((tmp_path / 'temporary').iterdir())) == 1
 
 
 def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):

@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import re
+import tempfile
 
 
 def temporary_name(path):
@@ -77,6 +78,28 @@ def write_whole(path, content):
         content = content.encode()
     with replacing(path) as temporary, open(temporary, 'wb') as file:
         file.write(content)
+
+
+def write_or_keep(path, content):
+    """Write what took long to make; if its place fails, among the temporary files.
+
+    Args:
+        path (str | Path): the file.
+        content (bytes | str): all of it.
+
+    Raises:
+        OSError: as :func:`replacing` does. Its strerror says where the content is kept
+            instead, if that could be done.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            folder = tempfile.mkdtemp(prefix='kept_')
+            kept = os.path.join(folder, os.path.basename(path))
+            write_whole(kept, content)
+            error.strerror += f'; it is kept as {kept}'
+        raise
 
 
 def write_json(path, content, indent=1):

@@ -57,6 +57,14 @@ OWN = dict(
         },
         scratch=SCRATCH,
     ),
+    dnr=dict(
+        arrow={
+            1: 'r02_e320_augmented',
+            2: 'r02_e80',
+            3: 'r02_e320_augmented',
+            4: 'r02_e80',
+        }
+    ),
 )
 
 # The arrow study's clips have the same processes in all runs. Its recipe, on the
@@ -159,7 +167,8 @@ for start in ('arrow', 'scratch'):
         start, 'one', start, DNR, RECIPE, evaluations=('order', 'statistics')
     )
     for network in OWN:
-        reported += final('own_' + start, 'own', start, [network], OWN[network])
+        if start in OWN[network]:
+            reported += final('own_' + start, 'own', start, [network], OWN[network])
 # Is it the length? Is it the precision? DNR without bf16. Is it the scenes? Test clips
 # of scenes that are trained on, too.
 longer = dict(arrow=dict.fromkeys(FOLDS, 'r04_e320_augmented'))

@@ -128,12 +128,21 @@ def test_choice_of_a_recipe(capsys, tmp_path):
                 content['evaluation'] = dict(test=dict(top1=found))
                 name = f'search_{network}_{recipe}_{fold}.json'
                 (folder / name).write_text(json.dumps(content))
+    # Tried by one network, and by no network in all folds: neither counts for both.
+    for recipe, folds in (('longer', (1, 2, 3, 4)), ('cut', (1, 2, 3))):
+        for fold in folds:
+            content = run('tsm', fold, 0, 4, part='search', recipe=recipe)
+            content['evaluation'] = dict(test=dict(top1=0.9 if fold == 4 else 0.1))
+            name = f'search_tsm_{recipe}_{fold}.json'
+            (folder / name).write_text(json.dumps(content))
     tables, _ = report_gestures.report(folder)
     printed = capsys.readouterr().out
     short = "1: 'short', 2: 'short', 3: 'short', 4: 'short'"
-    assert f'RECIPE: arrow={{{short}}}' in printed
-    assert f"OWN['bn']: arrow={{{short}}}" in printed
-    assert "OWN['tsm']: arrow={1: 'short', 2: 'long', 3: 'short'" in printed
+    assert f'RECIPE: arrow={{{short}}}, of long, short\n' in printed
+    assert f"OWN['bn']: arrow={{{short}}}, of long, short\n" in printed
+    own = "1: 'short', 2: 'long', 3: 'short', 4: 'longer'"
+    assert f"OWN['tsm']: arrow={{{own}}}, of long, longer, short\n" in printed
+    assert '| generated clips | longer | - | 30.0 | - |' in tables['gestures_search']
     assert (
         '| generated clips | long | 37.5 | 52.5 | 45.0 |' in (tables['gestures_search'])
     )

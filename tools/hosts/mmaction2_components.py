@@ -29,7 +29,7 @@ from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import FUNCTIONS
 from mmengine.structures import BaseDataElement
-from whole_files import write_whole
+from whole_files import write_or_keep
 
 from add_dnr import WithDNR
 from resnet_dnr import ResNet_DNR
@@ -363,7 +363,7 @@ class V1Results(BaseMetric):
         print(f'writing results to {self.out}')
         failure = None
         try:
-            write_whole(self.out, pickle.dumps(scores))
+            write_or_keep(self.out, pickle.dumps(scores))
         except OSError as error:  # after the accuracies, not in their place
             failure = error
         print(
@@ -386,7 +386,5 @@ class V1Results(BaseMetric):
         for name, value in accuracies.items():
             print(f'{name} = {value * 100:.02f}', flush=True)
         if failure:
-            raise HostError(
-                f'cannot write results to {self.out}: {failure.strerror}'
-            ) from failure
+            raise HostError(f'cannot write {self.out}: {failure.strerror}') from failure
         return dict(mean1=mean_class, top1=top1, top5=top5)

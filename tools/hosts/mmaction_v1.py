@@ -9,6 +9,7 @@ for other faults that v1 has on any stack.
 import functools
 import importlib
 import importlib.util
+import io
 import logging
 import os
 import subprocess
@@ -22,7 +23,7 @@ from checkpoint_files import (
     logger,
     read_checkpoint,
 )
-from whole_files import replacing
+from whole_files import write_or_keep
 
 from . import HostError, backbones, v1_config, v1_data, v1_fixes
 from .checks import check_gpus, check_out
@@ -317,10 +318,9 @@ def guard_files():
     def dump_whole(obj, file=None, file_format=None, **kwargs):
         if not isinstance(file, str):
             return dump(obj, file, file_format, **kwargs)
-        # A temporary name has not the ending that tells dump the format.
-        file_format = file_format or file.rpartition('.')[2]
-        with replacing(file) as temporary:
-            return dump(obj, temporary, file_format, **kwargs)
+        content = io.BytesIO()
+        dump(obj, content, file_format or file.rpartition('.')[2], **kwargs)
+        write_or_keep(file, content.getvalue())
 
     mmcv.dump = dump_whole
 

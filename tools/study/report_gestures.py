@@ -278,6 +278,15 @@ def searched(runs):
     return dict(found)
 
 
+def tried(found, start, networks):
+    """The recipes that each of some networks was tried with for all test folds."""
+    return [
+        recipe
+        for recipe in sorted({key[2] for key in found if key[0] == start})
+        if all(set(FOLDS) <= set(found.get((start, n, recipe), ())) for n in networks)
+    ]
+
+
 def choose(found, start, networks, fold):
     """The best recipe of some networks for a test fold.
 
@@ -288,15 +297,15 @@ def choose(found, start, networks, fold):
         fold (int): the test fold.
 
     Returns:
-        str | None: its name; of equals, the first by name. None where a network's
-        runs are not all there.
+        str | None: its name, of those that :func:`tried` gives; of equals, the first
+        by name. None without any.
     """
-    means = {}
-    for recipe in sorted({key[2] for key in found if key[0] == start}):
-        values = [found.get((start, name, recipe), {}).get(fold) for name in networks]
-        if None in values:
-            return None
-        means[recipe] = round(np.mean(values), 9)  # equals are equal
+    means = {
+        recipe: round(  # equals are equal
+            np.mean([found[start, name, recipe][fold] for name in networks]), 9
+        )
+        for recipe in tried(found, start, networks)
+    }
     return max(means, key=means.get, default=None)
 
 
@@ -330,9 +339,12 @@ def print_choices(runs):
     networks = sorted({key[1] for key in found})
     for name, of in (('RECIPE', networks), *((f'OWN[{n!r}]', [n]) for n in networks)):
         for start in STARTS:
-            chosen = {fold: choose(found, start, of, fold) for fold in FOLDS}
-            if networks and None not in chosen.values():
-                print(f'chosen: {name}: {start}={chosen}')
+            if of and tried(found, start, of):
+                chosen = {fold: choose(found, start, of, fold) for fold in FOLDS}
+                print(
+                    f'chosen: {name}: {start}={chosen}, of '
+                    + ', '.join(tried(found, start, of))
+                )
 
 
 def name_networks(axis, networks):

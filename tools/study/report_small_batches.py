@@ -16,6 +16,10 @@ NAMES = dict(
     frozen_bn='BatchNorm frozen, fine-tuned',
 )
 BATCHES = (8, 4, 2, 1)
+# Of what statistics_evaluation.statistics finds.
+MODES = dict(
+    batch='batch statistics', large_batch='batches of 64', recalibrated='recalibrated'
+)
 FIGURES = dict(pair='pair', top1='top-1', order='order in the pair')
 
 
@@ -33,9 +37,16 @@ def read(folder):
     return dict(runs)
 
 
-def values_of(runs, key, figure):
-    """A figure of each run with a key."""
-    return [content['evaluation']['test'][figure] for content in runs.get(key, [])]
+def values_of(runs, key, figure, mode='test'):
+    """A figure of each run with a key that has it.
+
+    Args:
+        mode (str): 'test', with the running statistics; or of MODES.
+    """
+    found = [content['evaluation'] for content in runs.get(key, [])]
+    if mode == 'test':  # by whichever evaluation the run has
+        found = [dict(test=e['grouped']) if 'grouped' in e else e for e in found]
+    return [evaluation[mode][figure] for evaluation in found if mode in evaluation]
 
 
 def cell(values):
@@ -49,8 +60,10 @@ def cell(values):
 def make_table(runs):
     """Accuracies by network and clips a GPU, in Markdown."""
     lines = [
-        '| network | clips a GPU | runs | steps | rate | pair | order | top-1 |',
-        '|---|---|---|---|---|---|---|---|',
+        '| network | clips a GPU | runs | steps | rate | pair | order | top-1 | '
+        + ' | '.join(f'pair, {title}' for title in MODES.values())
+        + ' |',
+        '|---|---|---|---|---|---|---|---|' + '---|' * len(MODES),
     ]
     for network, name in NAMES.items():
         for batch in BATCHES:
@@ -64,6 +77,7 @@ def make_table(runs):
                 cell(values_of(runs, key, figure))
                 for figure in ('pair', 'order', 'top1')
             ]
+            cells += [cell(values_of(runs, key, 'pair', mode)) for mode in MODES]
             lines.append('| ' + ' | '.join(cells) + ' |')
     devices = sorted({c['device'] for group in runs.values() for c in group})
     lines += [
