@@ -11,8 +11,9 @@ from conftest import ROOT
 from hosts import HostError
 from hosts.backbones import check_pretrained
 from hosts.mmaction2 import import_components, load_config, translate
-from hosts.mmaction2_components import FastWithDNR
+from hosts.mmaction2_components import FastWithDNR, shift_channels_last
 from hosts.mmaction2_runner import build_backbone
+from mmaction.models.backbones.resnet_tsm import TemporalShift
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
@@ -342,6 +343,18 @@ def test_train_and_test(demo, config):
     assert (demo / 'scores.pkl').stat().st_size
 
 
+def test_a_shift_keeps_the_layout():
+    x = torch.randn(8, 20, 5, 3, dtype=torch.float64)
+    x = x.to(memory_format=torch.channels_last).requires_grad_()
+    plain = TemporalShift.shift(x, 4, 8)
+    fast = shift_channels_last(x, 4, 8)
+    assert torch.equal(fast, plain)
+    assert fast.is_contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn_like(plain)
+    got, wanted = (torch.autograd.grad(y, x, gradient)[0] for y in (fast, plain))
+    torch.testing.assert_close(got, wanted)
+
+
 @pytest.mark.parametrize(
     'kind, layout',
     [
@@ -362,12 +375,26 @@ def test_settings_of_speed(kind, layout):
     fast.load_state_dict(plain.state_dict())
     fast = copy.deepcopy(fast)
     x = clips(dims)
+    copied = []  # inputs of convolutions that are of another layout
+
+    def watch(name):
+        def hook(module, inputs, output):
+            if not inputs[0].is_contiguous(memory_format=layout):
+                copied.append(name)
+
+        return hook
+
+    for name, m in fast.named_modules():
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.Conv3d)):
+            m.register_forward_hook(watch(name))
     plain.double()
     fast.double()
     for mode in (True, False):
         plain.train(mode)
         fast.train(mode)
         torch.testing.assert_close(fast(x.double()), plain(x.double()))
+    # Of doubles, a CPU's 3D convolutions are contiguous.
+    assert copied == [] or dims == 3
     # In bfloat16, networks as small as these are far from themselves.
     fast.float().set_speed(amp='bf16')
     dtypes = []

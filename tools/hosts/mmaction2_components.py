@@ -16,6 +16,7 @@ import torch
 from mmaction.datasets import RawframeDataset
 from mmaction.evaluation import top_k_accuracy
 from mmaction.models import ActionDataPreprocessor, I3DHead, TSNHead
+from mmaction.models.backbones.resnet_tsm import TemporalShift
 from mmaction.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -29,6 +30,7 @@ from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import FUNCTIONS
 from mmengine.structures import BaseDataElement
+from torch.nn.functional import pad
 from whole_files import write_or_keep
 
 from add_dnr import WithDNR
@@ -259,7 +261,34 @@ class FastWithDNR(WithDNR):
 
     def __new__(cls, *args, amp=None, channels_last=False, compile=None, **kwargs):
         settings = dict(amp=amp, channels_last=channels_last, compile=compile)
-        return make_fast(super().__new__(cls, *args, **kwargs), **settings)
+        network = make_fast(super().__new__(cls, *args, **kwargs), **settings)
+        if channels_last:
+            for module in network.modules():
+                if isinstance(module, TemporalShift):
+                    module.shift = shift_channels_last
+        return network
+
+
+def shift_channels_last(x, num_segments, shift_div):
+    """What TemporalShift.shift computes, with the same values, in x's layout.
+
+    That one gives contiguous images, which the next convolution copies back.
+
+    Args:
+        x (Tensor): (N * T, C, H, W), channels last.
+        num_segments (int): T.
+        shift_div (int): C // shift_div channels come from the next frame, and as many
+            from the one before; at a clip's ends they are 0.
+
+    Returns:
+        Tensor: (N * T, C, H, W), channels last.
+    """
+    fold = x.size(1) // shift_div
+    clips = x.permute(0, 2, 3, 1).unflatten(0, (-1, num_segments))  # (N, T, H, W, C)
+    left, right, rest = clips.split([fold, fold, x.size(1) - 2 * fold], -1)
+    left = pad(left[:, 1:], (0, 0) * 3 + (0, 1))
+    right = pad(right[:, :-1], (0, 0) * 3 + (1, 0))
+    return torch.cat((left, right, rest), -1).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 class NotWaitingHead:
