@@ -38,6 +38,7 @@ from hosts.training_state import (
     drawn_seed,
     last_finite,
     naming_folder,
+    one_clip_warning,
 )
 from mmengine.registry import PARAM_SCHEDULERS
 from script_calls import call, make_clips
@@ -510,6 +511,24 @@ def test_a_loss_that_is_not_finite(tmp_path):
     model.running_var[1] = math.nan
     with pytest.raises(HostError, match='running_var is not finite after epoch 1'):
         check_state(model, 1, lambda: 'x')
+
+
+def test_statistics_of_one_clip_are_told(data, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    assert one_clip_warning(network, 2) is None
+    assert '1 layers, the first 1, take' in one_clip_warning(network, 1)
+    network[1] = torch.nn.SyncBatchNorm(4)
+    assert one_clip_warning(network, 1) is None
+    network[1] = torch.nn.GroupNorm(2, 4)
+    assert one_clip_warning(network, 1) is None
+    said = 'data.videos_per_gpu=1: 20 layers, the first backbone.bn1, take'
+    code, output, _ = train(data, tmp_path / 'a', 'data.videos_per_gpu=1')
+    assert code == 0 and output.count(said) == 1
+    code, output, _ = train(data, tmp_path / 'b', 'data.videos_per_gpu=2')
+    assert code == 0 and 'videos_per_gpu=1' not in output
+    options = 'data.videos_per_gpu=1', 'accumulate=2'
+    code, output, _ = train(data, tmp_path / 'c', *options)
+    assert code == 0 and output.count(said) == 1
 
 
 def test_a_training_that_blows_up_harms_no_checkpoint(data, trained, tmp_path):

@@ -34,6 +34,7 @@ from .training_state import (
     check_state,
     last_finite,
     note_launch,
+    one_clip_warning,
     seed_epoch,
 )
 
@@ -109,6 +110,11 @@ class FaithfulTrainingHook(Hook):
 
     def before_train(self, runner):
         self.train_list = list_digest(list_of(runner))
+        size = runner.train_dataloader.batch_size  # None with a batch_sampler
+        parts = getattr(runner.train_loop, 'accumulate', 1)
+        warning = size and one_clip_warning(runner.model, size // parts)
+        if warning:
+            runner.logger.warning(warning)
 
     def after_train_iter(self, runner, *args, **kwargs):
         if not self.begun and is_main_process():

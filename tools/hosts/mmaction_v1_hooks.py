@@ -29,6 +29,7 @@ from .training_state import (
     check_state,
     last_finite,
     note_launch,
+    one_clip_warning,
     seed_epoch,
 )
 
@@ -125,6 +126,9 @@ def install(cfg, seed, resumed, checkpoint):
         if getattr(data_loaders[0].dataset, 'skip_broken', False):
             self.register_hook(CountReplacedHook())
         length = len(data_loaders[0])
+        warning = one_clip_warning(self.model, cfg.data.videos_per_gpu)
+        if warning:
+            self.logger.warning(warning)
         if resumed:
             for warning in (
                 batch_warning(noted, resumed, batch, length),

@@ -55,6 +55,37 @@ def check_state(model, epoch, fallback):
             )
 
 
+def one_clip_warning(model, clips):
+    """What to say of a training whose statistics are of single clips.
+
+    docs/study.md, "Small batches", has what evaluation's running ones make of it.
+
+    Args:
+        model (nn.Module): to be trained; is set to training mode.
+        clips (int): that a process normalizes together.
+
+    Returns:
+        str | None: None where there are several, or no layer takes their statistics.
+    """
+    if clips > 1:
+        return None
+    model.train()  # which leaves layers in evaluation mode that a backbone freezes
+    names = [
+        name
+        for name, module in model.named_modules()
+        if module.training
+        and getattr(module, 'running_mean', None) is not None
+        and not isinstance(module, torch.nn.SyncBatchNorm)
+    ]
+    if not names:
+        return None
+    return (
+        f'data.videos_per_gpu=1: {len(names)} layers, the first {names[0]}, take their '
+        'statistics of a single clip. The running ones hardly stand for these, so that '
+        'an evaluation can be wrong in all. Use 2 clips or more'
+    )
+
+
 def last_finite(work_dir, begun_from):
     """Which checkpoint a training that must stop has left.
 
