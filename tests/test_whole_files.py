@@ -43,13 +43,13 @@ def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
     assert names(tmp_path) == ['a.json']
 
 
+def full(descriptor):
+    raise OSError(28, 'No space left on device')
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'file'
     write_whole(path, b'old')
-
-    def full(descriptor):
-        raise OSError(28, 'No space left on device')
-
     monkeypatch.setattr('os.fsync', full)
     with pytest.raises(OSError, match='No space left') as caught:
         write_whole(path, b'new')
@@ -71,10 +71,17 @@ def test_what_cannot_be_written_to_its_place_is_kept(tmp_path, monkeypatch):
     (kept,) = (tmp_path / 'temporary').glob('*/*')
     assert caught.value.strerror.endswith(f'directory; it is kept as {kept}')
     assert kept.name == 'scores.pkl' and kept.read_bytes() == b'scores'
+    kept.unlink()
+    kept.parent.rmdir()
+    monkeypatch.setattr('os.fsync', full)  # there is room nowhere
     path.parent.mkdir()
+    with pytest.raises(OSError, match='No space left') as caught:
+        write_or_keep(path, b'scores')
+    assert 'kept' not in caught.value.strerror
+    assert not list((tmp_path / 'temporary').iterdir())
+    monkeypatch.undo()
     write_or_keep(path, b'scores')
     assert path.read_bytes() == b'scores'
-    assert len(list((tmp_path / 'temporary').iterdir())) == 1
 
 
 def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):

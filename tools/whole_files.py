@@ -81,7 +81,7 @@ def write_whole(path, content):
 
 
 def write_or_keep(path, content):
-    """Write what took long to make; if its place fails, among the temporary files.
+    """Write what took long to make; to the temporary files if its place fails.
 
     Args:
         path (str | Path): the file.
@@ -89,7 +89,7 @@ def write_or_keep(path, content):
 
     Raises:
         OSError: as :func:`replacing` does. Its strerror says where the content is kept
-            instead, if that could be done.
+            instead, if there is room: in a new folder.
     """
     try:
         write_whole(path, content)
@@ -97,8 +97,12 @@ def write_or_keep(path, content):
         with contextlib.suppress(OSError):
             folder = tempfile.mkdtemp(prefix='kept_')
             kept = os.path.join(folder, os.path.basename(path))
-            write_whole(kept, content)
-            error.strerror += f'; it is kept as {kept}'
+            try:
+                write_whole(kept, content)
+            except OSError:
+                os.rmdir(folder)
+                raise
+            error.strerror = f'{error.strerror or error}; it is kept as {kept}'
         raise
 
 

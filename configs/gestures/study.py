@@ -24,15 +24,16 @@ RECIPES = dict(
     r04_e80_augmented=['optimizer.lr=0.04', 'total_epochs=80', *AUGMENTED],
     r04_e160_augmented=['optimizer.lr=0.04', 'total_epochs=160', *AUGMENTED],
 )
-# Twice as long as the longest of these. They were added after the runs with one recipe
-# for all networks, which stay as they are: these are for a recipe of a network's own.
+# Twice as long as the longest of these. They were added when the runs with one recipe
+# for all networks were known, and are for a recipe of DNR's and of TSM's own. BatchNorm
+# guesses with all.
 LONGER = dict(
     r02_e320_augmented=['optimizer.lr=0.02', 'total_epochs=320', *AUGMENTED],
     r04_e320_augmented=['optimizer.lr=0.04', 'total_epochs=320', *AUGMENTED],
 )
 # What `search` has found for each test fold, without it: `plot_study.py` prints these
-# lines. One recipe serves all networks; OWN is the best of BatchNorm's and of TSM's.
-# From scratch, it has not run.
+# lines. One recipe serves all networks; OWN is the best of a network's own. From
+# scratch, the search is not through.
 SCRATCH = dict.fromkeys(FOLDS, 'r04_e160_augmented')
 RECIPE = dict(
     arrow={

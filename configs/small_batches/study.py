@@ -132,7 +132,7 @@ runs = [
 for seed in SEEDS:  # so that a study that is stopped has whole ones
     runs += [
         first(seed),
-        # Of these, what other statistics than the running ones make is told, too.
+        # These are evaluated with other statistics than the running ones, too.
         final(['bn', 'dnr'], '{network}.py', seed, 'statistics'),
         final(['gn'], 'gn.py', seed),
         final(['frozen_bn'], 'frozen_bn.py', seed, begin='first_bn_s{seed}'),

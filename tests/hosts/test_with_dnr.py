@@ -11,7 +11,7 @@ from conftest import ROOT
 from hosts import HostError
 from hosts.backbones import check_pretrained
 from hosts.mmaction2 import import_components, load_config, translate
-from hosts.mmaction2_components import FastWithDNR, shift_channels_last
+from hosts.mmaction2_components import FastWithDNR, shift_in_layout
 from hosts.mmaction2_runner import build_backbone
 from mmaction.models.backbones.resnet_tsm import TemporalShift
 from mmengine.config import Config
@@ -347,8 +347,9 @@ def test_a_shift_keeps_the_layout():
     x = torch.randn(8, 20, 5, 3, dtype=torch.float64)
     x = x.to(memory_format=torch.channels_last).requires_grad_()
     plain = TemporalShift.shift(x, 4, 8)
-    fast = shift_channels_last(x, 4, 8)
+    fast = shift_in_layout(x, 4, 8)
     assert torch.equal(fast, plain)
+    assert torch.equal(shift_in_layout(x.contiguous(), 4, 8), plain)
     assert fast.is_contiguous(memory_format=torch.channels_last)
     gradient = torch.randn_like(plain)
     got, wanted = (torch.autograd.grad(y, x, gradient)[0] for y in (fast, plain))

@@ -128,13 +128,21 @@ def test_choice_of_a_recipe(capsys, tmp_path):
                 content['evaluation'] = dict(test=dict(top1=found))
                 name = f'search_{network}_{recipe}_{fold}.json'
                 (folder / name).write_text(json.dumps(content))
-    # Tried by one network, and by no network in all folds: neither counts for both.
-    for recipe, folds in (('longer', (1, 2, 3, 4)), ('cut', (1, 2, 3))):
+
+    def write(recipe, folds):  # of one network alone
         for fold in folds:
             content = run('tsm', fold, 0, 4, part='search', recipe=recipe)
             content['evaluation'] = dict(test=dict(top1=0.9 if fold == 4 else 0.1))
             name = f'search_tsm_{recipe}_{fold}.json'
             (folder / name).write_text(json.dumps(content))
+
+    write('longer', (1, 2, 3))  # is not through
+    tables, _ = report_gestures.report(folder)
+    printed = capsys.readouterr().out
+    assert "OWN['bn']" in printed
+    assert "OWN['tsm']" not in printed and 'RECIPE' not in printed
+    assert '| generated clips | longer | - | - | - |' in tables['gestures_search']
+    write('longer', (4,))
     tables, _ = report_gestures.report(folder)
     printed = capsys.readouterr().out
     short = "1: 'short', 2: 'short', 3: 'short', 4: 'short'"

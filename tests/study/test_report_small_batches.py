@@ -46,7 +46,7 @@ def test_tables_and_picture(tmp_path):
     )
     assert len(lines) == 6
     assert tables['small_batches_search'].splitlines()[2:] == [
-        '| `long` | BatchNorm | 0.02 | 24 | 9000 | 80.0 | 50.0 | 40.0 |'
+        '| `long` | BatchNorm | 1 | 0.02 | 24 | 9000 | 80.0 | 50.0 | 40.0 |'
     ]
     (draw,) = pictures.values()
     assert draw() is not None

@@ -262,27 +262,29 @@ class FastWithDNR(WithDNR):
     def __new__(cls, *args, amp=None, channels_last=False, compile=None, **kwargs):
         settings = dict(amp=amp, channels_last=channels_last, compile=compile)
         network = make_fast(super().__new__(cls, *args, **kwargs), **settings)
-        if channels_last:
-            for module in network.modules():
-                if isinstance(module, TemporalShift):
-                    module.shift = shift_channels_last
+        for module in network.modules():
+            if isinstance(module, TemporalShift):
+                module.shift = shift_in_layout
         return network
 
 
-def shift_channels_last(x, num_segments, shift_div):
+def shift_in_layout(x, num_segments, shift_div):
     """What TemporalShift.shift computes, with the same values, in x's layout.
 
-    That one gives contiguous images, which the next convolution copies back.
+    Of images channels last, TemporalShift.shift makes contiguous ones, which the next
+    convolution converts back.
 
     Args:
-        x (Tensor): (N * T, C, H, W), channels last.
+        x (Tensor): (N * T, C, H, W).
         num_segments (int): T.
         shift_div (int): C // shift_div channels come from the next frame, and as many
             from the one before; at a clip's ends they are 0.
 
     Returns:
-        Tensor: (N * T, C, H, W), channels last.
+        Tensor: (N * T, C, H, W).
     """
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return TemporalShift.shift(x, num_segments, shift_div)
     fold = x.size(1) // shift_div
     clips = x.permute(0, 2, 3, 1).unflatten(0, (-1, num_segments))  # (N, T, H, W, C)
     left, right, rest = clips.split([fold, fold, x.size(1) - 2 * fold], -1)
@@ -362,7 +364,8 @@ class V1Results(BaseMetric):
     """Write mmaction v1's result pickle and print its accuracies.
 
     The pickle is a list in annotation order, of one float32 array of raw
-    scores (1, num_classes) a video; it is written whole or not at all.
+    scores (1, num_classes) a video; it is written whole or not at all. If it cannot
+    be, the accuracies are printed, and the scores kept among the temporary files.
 
     Args:
         out (str): path of the pickle.

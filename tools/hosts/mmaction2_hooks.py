@@ -110,9 +110,7 @@ class FaithfulTrainingHook(Hook):
 
     def before_train(self, runner):
         self.train_list = list_digest(list_of(runner))
-        size = runner.train_dataloader.batch_size  # None with a batch_sampler
-        parts = getattr(runner.train_loop, 'accumulate', 1)
-        warning = size and one_clip_warning(runner.model, size // parts)
+        warning = one_clip_warning(runner.model, clips_of(runner, self.speed))
         if warning:
             runner.logger.warning(warning)
 
@@ -226,8 +224,13 @@ def list_of(runner):
 
 def batch_of(runner, speed):
     """The batch of a Runner, as resuming.describe_batch has it."""
-    clips, parts = runner.cfg.train_dataloader['batch_size'], speed['accumulate']
-    return describe_batch(runner.world_size, clips // parts, parts)
+    clips, parts = clips_of(runner, speed), speed['accumulate']
+    return describe_batch(runner.world_size, clips, parts)
+
+
+def clips_of(runner, speed):
+    """Clips that a process of a Runner takes together."""
+    return runner.cfg.train_dataloader['batch_size'] // speed['accumulate']
 
 
 class WholeFileBackend(LocalBackend):

@@ -9,7 +9,6 @@ for other faults that v1 has on any stack.
 import functools
 import importlib
 import importlib.util
-import io
 import logging
 import os
 import subprocess
@@ -23,7 +22,7 @@ from checkpoint_files import (
     logger,
     read_checkpoint,
 )
-from whole_files import write_or_keep
+from whole_files import write_or_keep, write_whole
 
 from . import HostError, backbones, v1_config, v1_data, v1_fixes
 from .checks import check_gpus, check_out
@@ -164,7 +163,7 @@ def load_script(name, args):
     guard_pretrained()
     guard_one_video()
     guard_few_videos()
-    guard_files()
+    guard_files(getattr(args, 'out', None))
     script.load_checkpoint = load_filled_checkpoint
     script.collect_results = gather_results
     script.build_recognizer = build_recognizer(script.build_recognizer)
@@ -310,17 +309,22 @@ def guard_few_videos():
         cls.__iter__ = checked(cls.__iter__)
 
 
-def guard_files():
-    """Results cut short are files like any other."""
+def guard_files(out):
+    """Results cut short are files like any other.
+
+    Args:
+        out (str | None): the test's results, which are kept elsewhere if they cannot
+            be written there.
+    """
     dump = mmcv.dump
 
     @functools.wraps(dump)
     def dump_whole(obj, file=None, file_format=None, **kwargs):
         if not isinstance(file, str):
             return dump(obj, file, file_format, **kwargs)
-        content = io.BytesIO()
-        dump(obj, content, file_format or file.rpartition('.')[2], **kwargs)
-        write_or_keep(file, content.getvalue())
+        file_format = file_format or file.rpartition('.')[2]
+        write = write_or_keep if file == out else write_whole
+        write(file, dump(obj, file_format=file_format, **kwargs))
 
     mmcv.dump = dump_whole
 

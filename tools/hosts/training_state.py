@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from . import HostError
 from .checkpoint_folder import newest_checkpoint, training_id
@@ -61,28 +62,31 @@ def one_clip_warning(model, clips):
     docs/study.md, "Small batches", has what evaluation's running ones make of it.
 
     Args:
-        model (nn.Module): to be trained; is set to training mode.
-        clips (int): that a process normalizes together.
+        model (nn.Module): to be trained, perhaps wrapped; set to training mode here,
+            which leaves the layers in evaluation mode that a backbone freezes.
+        clips (int): that a process takes together.
 
     Returns:
         str | None: None where there are several, or no layer takes their statistics.
     """
+    synchronized = dist.is_initialized() and dist.get_world_size() > 1
     if clips > 1:
         return None
-    model.train()  # which leaves layers in evaluation mode that a backbone freezes
+    model.train()
     names = [
         name
         for name, module in model.named_modules()
         if module.training
         and getattr(module, 'running_mean', None) is not None
-        and not isinstance(module, torch.nn.SyncBatchNorm)
+        and not (synchronized and isinstance(module, torch.nn.SyncBatchNorm))
     ]
     if not names:
         return None
     return (
-        f'data.videos_per_gpu=1: {len(names)} layers, the first {names[0]}, take their '
-        'statistics of a single clip. The running ones hardly stand for these, so that '
-        'an evaluation can be wrong in all. Use 2 clips or more'
+        f'data.videos_per_gpu=1: {len(names)} layers, the first '
+        f'{names[0].removeprefix("module.")}, take their statistics of a single clip. '
+        'The running statistics of evaluation differ from these, so an evaluation can '
+        'fail although the network has learned: use 2 clips or more'
     )
 
 

@@ -322,7 +322,7 @@ def make_search(runs):
     for start, recipe in sorted({(k[0], k[2]) for k in found}):
         means = [
             np.mean(list(found[start, name, recipe].values()))
-            if (start, name, recipe) in found
+            if recipe in tried(found, start, [name])
             else np.nan
             for name in networks
         ]
@@ -334,12 +334,17 @@ def make_search(runs):
 
 
 def print_choices(runs):
-    """Print what configs/gestures/study.py should have as RECIPE and OWN."""
+    """Print what configs/gestures/study.py should have as RECIPE and OWN.
+
+    Nothing of networks that are not through with what they have begun to try.
+    """
     found = searched(runs)
     networks = sorted({key[1] for key in found})
     for name, of in (('RECIPE', networks), *((f'OWN[{n!r}]', [n]) for n in networks)):
         for start in STARTS:
-            if of and tried(found, start, of):
+            begun = [k[2] for k in found if k[0] == start and k[1] in of]
+            whole = {r for n in of for r in tried(found, start, [n])}
+            if begun and whole == set(begun):
                 chosen = {fold: choose(found, start, of, fold) for fold in FOLDS}
                 print(
                     f'chosen: {name}: {start}={chosen}, of '

@@ -38,15 +38,23 @@ def read(folder):
 
 
 def values_of(runs, key, figure, mode='test'):
-    """A figure of each run with a key that has it.
+    """A figure of each run.
 
     Args:
-        mode (str): 'test', with the running statistics; or of MODES.
+        runs (dict): of :func:`read`.
+        key (tuple): which of them.
+        figure (str): of FIGURES.
+        mode (str): 'test', by the running statistics; or of MODES.
+
+    Returns:
+        list[float]: empty where not all of them were evaluated in that mode.
     """
     found = [content['evaluation'] for content in runs.get(key, [])]
     if mode == 'test':  # by whichever evaluation the run has
         found = [dict(test=e['grouped']) if 'grouped' in e else e for e in found]
-    return [evaluation[mode][figure] for evaluation in found if mode in evaluation]
+    if not all(mode in evaluation for evaluation in found):
+        return []
+    return [evaluation[mode][figure] for evaluation in found]
 
 
 def cell(values):
@@ -89,14 +97,17 @@ def make_table(runs):
 
 def make_search(runs):
     """What was tried on the validation clips, in Markdown."""
-    lines = ['| recipe | network | rate | epochs | steps | pair | order | top-1 |']
-    lines.append('|---|---|---|---|---|---|---|---|')
+    lines = [
+        '| recipe | network | runs | rate | epochs | steps | pair | order | top-1 |'
+    ]
+    lines.append('|---|---|---|---|---|---|---|---|---|')
     for part, network, recipe in runs:
         if part != 'search':
             continue
         content = runs[part, network, recipe][0]
         config = content['settings']['config']
-        cells = [f'`{recipe}`', NAMES[network], str(config['optimizer']['lr'])]
+        cells = [f'`{recipe}`', NAMES[network], str(len(runs[part, network, recipe]))]
+        cells += [str(config['optimizer']['lr'])]
         cells += [str(config['total_epochs']), str(content['steps'])]
         cells += [
             cell(values_of(runs, (part, network, recipe), figure))
