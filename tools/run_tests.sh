@@ -11,5 +11,5 @@ tools/setup/setup_env.sh
 export PATH=$PWD/.venv/bin:$PATH VIRTUAL_ENV=$PWD/.venv
 # Of two workers, each takes files whole: a file's tests share what they trained.
 workers=()
-case $* in '' | --full) workers=(-n 2 --dist loadfile) ;; esac
+case $* in '' | --full) workers=(-n 2 --dist loadfile --no-loadscope-reorder) ;; esac
 exec python -m pytest ${workers[@]+"${workers[@]}"} "$@"
