@@ -59,7 +59,7 @@ def check_state(model, epoch, fallback):
 def one_clip_warning(model, clips):
     """What to say of a training whose statistics are of single clips.
 
-    docs/study.md, "Small batches", has what evaluation's running ones make of it.
+    docs/small_batches.md has what evaluation's running ones make of it.
 
     Args:
         model (nn.Module): to be trained, perhaps wrapped; set to training mode here,

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Write the tables of a study into docs/study.md, and draw its pictures.
+"""Write the tables of a study into its page, and draw its pictures.
 
     python tools/study/plot_study.py arrow
     python tools/study/plot_study.py small_batches gestures
 
 From the files that tools/study/study.py left in results/STUDY and nothing else. Each
-table goes between two marker lines of --page, and to the standard output. Pictures go
+table goes between two marker lines of the page, and to the standard output. Pictures go
 to ASSETS/STUDY_*.svg. The same results give the same files.
 """
 
@@ -20,10 +20,8 @@ sys.path.insert(0, str(ROOT / 'tools'))
 from analysis.plotting import PlotError, plt, save  # noqa: E402
 from whole_files import write_whole  # noqa: E402
 
-# Modules with a function report(folder), see report_arrow.py.
-REPORTS = {
-    name: f'study.report_{name}' for name in ('arrow', 'small_batches', 'gestures')
-}
+# The page of each study. Its module, report_STUDY.py, has a function report(folder).
+PAGES = dict(arrow='study.md', small_batches='small_batches.md', gestures='gestures.md')
 STYLE = {
     'font.size': 9,
     'axes.titlesize': 10,
@@ -61,7 +59,7 @@ def put_table(page, name, table):
 def plot(name, args):
     """Do one study."""
     folder = args.results / name
-    tables, pictures = importlib.import_module(REPORTS[name]).report(folder)
+    tables, pictures = importlib.import_module(f'study.report_{name}').report(folder)
     args.assets.mkdir(parents=True, exist_ok=True)
     with plt.rc_context(STYLE):
         for picture, draw in pictures.items():
@@ -72,16 +70,17 @@ def plot(name, args):
                 continue
             save(figure, path, '--assets')
             print(f'wrote {path}')
+    page = args.page or ROOT / 'docs' / PAGES[name]
     for table, text in tables.items():
-        put_table(args.page, table, text)
-        print(f'wrote the table {table} into {args.page}:\n\n{text}\n')
+        put_table(page, table, text)
+        print(f'wrote the table {table} into {page}:\n\n{text}\n')
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('studies', nargs='+', metavar='STUDY', choices=REPORTS)
+    parser.add_argument('studies', nargs='+', metavar='STUDY', choices=PAGES)
     parser.add_argument(
         '--results',
         type=Path,
@@ -100,8 +99,7 @@ def main():
         '--page',
         type=Path,
         metavar='FILE',
-        default=ROOT / 'docs' / 'study.md',
-        help='for the tables (default: docs/study.md)',
+        help=f'for the tables (default, in docs: {", ".join(PAGES.values())})',
     )
     args = parser.parse_args()
     try:

@@ -164,19 +164,21 @@ def recipes_of(runs):
 
 def make_table(runs, part, ridge=None):
     """The table of accuracies of the runs of a part, in Markdown."""
+    own = part == 'own'  # all others share a recipe
     lines = [
-        '| network | trained before on | recipe | seeds | clips | top-1 '
-        '| left/right | up/down | shapes | shuffled | reversed | mirrored |',
-        '|---|---|---|---|---|---|---|---|---|---|---|---|',
+        '| network | pretrained on '
+        + '| recipe ' * own
+        + '| top-1 | of each seed | left/right | up/down | shapes '
+        + '| shuffled | reversed | mirrored |',
+        '|---' * (10 + own) + '|',
     ]
     for (start, network), clips in clips_of(runs, part).items():
         cells = [
             NAMES[network],
             STARTS[start],
-            recipes_of(runs[part, start, network]),
-            str(len(clips.seeds)),
-            str(len(clips.labels)),
+            *([recipes_of(runs[part, start, network])] if own else []),
             per_cent(clips.hits()),
+            ', '.join(per_cent(clips.hits(seeds=[s]), False) for s in clips.seeds),
             *(
                 per_cent(clips.hits_within(names), False)
                 for names in (*MIRRORED, clips.shapes)
@@ -188,11 +190,11 @@ def make_table(runs, part, ridge=None):
         lines.append('| ' + ' | '.join(cells) + ' |')
     if ridge:
         tasks = ridge['tasks']
-        cells = ['ridge regression', '-', '-', '-', str(tasks['all']['clips'])]
-        cells += [
+        accuracies = [
             f'{100 * tasks[task]["accuracy"]:.1f}'
             for task in ('all', 'left/right', 'up/down')
         ]
+        cells = ['ridge regression', '-', accuracies[0], '-', *accuracies[1:]]
         lines.append('| ' + ' | '.join([*cells, '-', '-', '-', '-']) + ' |')
     return '\n'.join(lines)
 
@@ -201,7 +203,7 @@ def make_differences(runs):
     """The table of differences between networks of one recipe, in Markdown."""
     found = clips_of(runs, 'one')
     lines = [
-        '| difference in top-1, points | trained before on | clip by clip |',
+        '| difference in top-1, points | pretrained on | mean (95 % interval) |',
         '|---|---|---|',
     ]
     for start in STARTS:
@@ -213,7 +215,7 @@ def make_differences(runs):
                 raise PlotError(f'the runs of {one} and of {two} are of other clips')
             values = pair[0].hits() - pair[1].hits()
             lines.append(
-                f'| {NAMES[one]} less {NAMES[two]} | {STARTS[start]} '
+                f'| {NAMES[one]} minus {NAMES[two]} | {STARTS[start]} '
                 f'| {per_cent(values)} |'
             )
     return '\n'.join(lines)
@@ -226,7 +228,7 @@ def make_reasons(runs):
     in one thing; beside each, top-1 of the runs of one recipe and of the same seeds.
     """
     lines = [
-        '| | network | trained before on | seeds | top-1 | else |',
+        '| what was changed | network | pretrained on | seeds | top-1 | as reported |',
         '|---|---|---|---|---|---|',
     ]
 
@@ -314,7 +316,7 @@ def make_search(runs):
     found = searched(runs)
     networks = [name for name in NAMES if any(key[1] == name for key in found)]
     lines = [
-        '| trained before on | recipe | '
+        '| pretrained on | recipe | '
         + ' | '.join(NAMES[name] for name in networks)
         + ' | mean |',
         '|---|---|' + '---|' * (len(networks) + 1),
@@ -389,7 +391,7 @@ def draw_accuracy(runs):
     ]
     figure.legend(
         handles,
-        [f'trained before on {STARTS[start]}' for start in starts],
+        [f'pretrained on {STARTS[start]}' for start in starts],
         loc='outside upper center',
         ncols=2,
     )
@@ -406,7 +408,7 @@ def draw_order(runs):
         'top-1': lambda clips: clips.hits(),
         'top-1, frames shuffled': lambda clips: clips.hits('shuffled'),
         'top-1, reversed': lambda clips: clips.hits('reversed'),
-        'reversed: the mirrored class': lambda clips: clips.mirrored(),
+        'reversed: the opposite gesture': lambda clips: clips.mirrored(),
     }
     for number, (label, values) in enumerate(bars.items()):
         places = np.arange(len(found)) + 0.2 * number - 0.3
