@@ -344,14 +344,12 @@ def print_choices(runs):
     networks = sorted({key[1] for key in found})
     for name, of in (('RECIPE', networks), *((f'OWN[{n!r}]', [n]) for n in networks)):
         for start in STARTS:
-            begun = [k[2] for k in found if k[0] == start and k[1] in of]
+            shared = tried(found, start, of)
+            begun = {k[2] for k in found if k[0] == start and k[1] in of}
             whole = {r for n in of for r in tried(found, start, [n])}
-            if begun and whole == set(begun):
+            if shared and whole == begun:
                 chosen = {fold: choose(found, start, of, fold) for fold in FOLDS}
-                print(
-                    f'chosen: {name}: {start}={chosen}, of '
-                    + ', '.join(tried(found, start, of))
-                )
+                print(f'chosen: {name}: {start}={chosen}, of {", ".join(shared)}')
 
 
 def name_networks(axis, networks):
