@@ -47,14 +47,12 @@ def values_of(runs, key, figure, mode='test'):
         mode (str): 'test', by the running statistics; or of MODES.
 
     Returns:
-        list[float]: empty where not all of them were evaluated in that mode.
+        list[float]: of those that were evaluated in that mode.
     """
     found = [content['evaluation'] for content in runs.get(key, [])]
     if mode == 'test':  # by whichever evaluation the run has
         found = [dict(test=e['grouped']) if 'grouped' in e else e for e in found]
-    if not all(mode in evaluation for evaluation in found):
-        return []
-    return [evaluation[mode][figure] for evaluation in found]
+    return [evaluation[mode][figure] for evaluation in found if mode in evaluation]
 
 
 def cell(values):
