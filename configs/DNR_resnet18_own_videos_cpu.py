@@ -1,6 +1,6 @@
 # As DNR_resnet50_own_videos.py, small enough for a CPU: the quickstart's network, and
-# images of 32 x 32. They are whole frames, squeezed to a square: a crop loses what moves
-# at the sides. No flips: a mirror would make left of right.
+# images of 32 x 32. They are whole frames, squeezed to a square: a crop loses what
+# moves at the sides. No flips: a mirror would make left of right.
 _base_ = './DNR_resnet50_own_videos.py'
 model = dict(
     backbone=dict(

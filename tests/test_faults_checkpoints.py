@@ -313,8 +313,8 @@ MISFITS = {
             r'those of a backbone alone, which model.backbone.pretrained=',
         ),
         (lambda s: bits(s, 'backbone.'), 'backbone.layer1 0 of'),
-        (lambda s: bits(s, 'backbone.layer4.'), 'backbone.layer4 0 of'),
-        (lambda s: bits(s, 'backbone.layer4.1.'), 'only one of them has .*layer4.1'),
+        (lambda s: bits(s, 'backbone.layer3.'), 'backbone.layer3 0 of'),
+        (lambda s: bits(s, 'backbone.layer3.1.'), 'only one of them has .*layer3.1'),
         (
             lambda s: dict(s, **{'backbone.conv1.weight': torch.zeros(64, 5, 7, 7)}),
             r'backbone.conv1.weight is \(64, 5, 7, 7\) there, \(64, 3, 7, 7\) here',
@@ -322,7 +322,7 @@ MISFITS = {
     ),
     'pretrained': (
         (lambda s: {}, 'it lacks conv1.weight'),
-        (lambda s: bits(s, 'backbone.layer4.1.'), r'it lacks layer4.1.\S* \(of \d+\)'),
+        (lambda s: bits(s, 'backbone.layer3.1.'), r'it lacks layer3.1.\S* \(of \d+\)'),
         (
             lambda s: dict(s, **{'backbone.conv1.weight': torch.zeros(64, 5, 7, 7)}),
             'size mismatch for conv1.weight',

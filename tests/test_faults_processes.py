@@ -541,7 +541,7 @@ def test_a_full_disk(data, tmp_path):
     if os.geteuid():
         pytest.skip('a full disk is a small tmpfs, which root alone can mount')
     mounted = subprocess.run(
-        ['mount', '-t', 'tmpfs', '-o', 'size=280m', 'tmpfs', tmp_path],
+        ['mount', '-t', 'tmpfs', '-o', 'size=70m', 'tmpfs', tmp_path],
         stderr=subprocess.PIPE,
         text=True,
     )

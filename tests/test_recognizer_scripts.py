@@ -306,12 +306,12 @@ def failure(monkeypatch, folder, script, *arguments):
 def test_checkpoint_of_another_network(trained, tmp_path, monkeypatch):
     data, _ = trained
     state = torch.load(checkpoint(data), weights_only=True)
-    del state['state_dict']['backbone.layer4.1.bn2.relay.hidden_map.0.bias']
+    del state['state_dict']['backbone.layer3.1.bn2.relay.hidden_map.0.bias']
     path, out = tmp_path / 'less.pth', tmp_path / 'no.pkl'
     torch.save(state, path)
     error = failure(monkeypatch, data, 'test', CONFIG, path, '--out', out)
     assert f'{path} is no checkpoint of this model' in error
-    assert 'has no backbone.layer4.1.bn2.relay.hidden_map.0.bias' in error
+    assert 'has no backbone.layer3.1.bn2.relay.hidden_map.0.bias' in error
     assert not out.exists()
 
 

@@ -31,7 +31,8 @@ NETWORKS = {
     'ResNetTSM': dict(
         recognizer='TSN2D',
         stages='out_indices=(3,)',
-        head='',
+        head='cls_head=dict(in_channels=512), '
+        'spatial_temporal_module=dict(spatial_size=1)',
         data='',
     ),
     'ResNet3dSlowOnly': dict(

@@ -83,7 +83,10 @@ def make_table(runs):
                 cell(values_of(runs, key, figure))
                 for figure in ('pair', 'order', 'top1')
             ]
-            cells += [cell(values_of(runs, key, 'pair', mode)) for mode in MODES]
+            for mode in MODES:
+                values = values_of(runs, key, 'pair', mode)
+                some = 0 < len(values) < len(runs[key])
+                cells.append(cell(values) + (f' ({len(values)})' if some else ''))
             lines.append('| ' + ' | '.join(cells) + ' |')
     devices = sorted({c['device'] for group in runs.values() for c in group})
     lines += [
