@@ -1,19 +1,12 @@
 # A small ResNet-DNR on generated clips, for a first run on any machine:
-# tools/quickstart.sh makes the data and runs this on 2 processes. It has three stages:
-# the fourth would see one pixel, and take most of the time of a step on a CPU.
+# tools/quickstart.sh makes the data and runs this on 2 processes.
 # To see what the network does without DNR:
 #   --cfg-options model.backbone.dnr=none work_dir=work_dirs/arrow_demo_bn
 _base_ = './DNR_resnet50_kinetics400_rgb_seg1_f8s8.py'
 model = dict(
-    backbone=dict(
-        depth=18,
-        num_stages=3,
-        strides=(1, 2, 2),
-        dilations=(1, 1, 1),
-        out_indices=(2,),
-    ),
-    spatial_temporal_module=dict(spatial_size=2),
-    cls_head=dict(dropout_ratio=0, in_channels=256, num_classes=4),
+    backbone=dict(depth=18),
+    spatial_temporal_module=dict(spatial_size=1),
+    cls_head=dict(dropout_ratio=0, in_channels=512, num_classes=4),
 )
 # Clips of 10 frames: without random_shift, v1's rule takes the middle 8. No
 # flip: it would turn a move to the left into one to the right.

@@ -1,17 +1,11 @@
-# As DNR_resnet50_own_videos.py, small enough for a CPU: the quickstart's network, and
-# images of 32 x 32. They are whole frames, squeezed to a square: a crop loses what
-# moves at the sides. No flips: a mirror would make left of right.
+# As DNR_resnet50_own_videos.py, small enough for a CPU: ResNet-18 and images of
+# 32 x 32, as the quickstart's. They are whole frames, squeezed to a square: a crop
+# loses what moves at the sides. No flips: a mirror would make left of right.
 _base_ = './DNR_resnet50_own_videos.py'
 model = dict(
-    backbone=dict(
-        depth=18,
-        num_stages=3,
-        strides=(1, 2, 2),
-        dilations=(1, 1, 1),
-        out_indices=(2,),
-    ),
-    spatial_temporal_module=dict(spatial_size=2),
-    cls_head=dict(dropout_ratio=0, in_channels=256),
+    backbone=dict(depth=18),
+    spatial_temporal_module=dict(spatial_size=1),
+    cls_head=dict(dropout_ratio=0, in_channels=512),
 )
 clip = dict(img_scale=(32, 32), input_size=32, resize_keep_ratio=False)
 data = dict(

@@ -29,7 +29,7 @@ from mmengine.config import Config
 from script_calls import ENV, call, make_clips
 from test_checkpoint_files import repack
 
-CONFIG = ROOT / 'configs/DNR_resnet18_arrow_demo.py'
+CONFIG = ROOT / 'tests' / 'three_stages.py'
 TOOLS = ROOT / 'tools'
 # Each way in: a script, and its arguments. {p} is the checkpoint.
 WAYS = {

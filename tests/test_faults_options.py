@@ -461,12 +461,12 @@ def test_stages_left_unused_are_refused_before_training(tmp_path):
         '--launcher',
         'pytorch',
         '--cfg-options',
-        'model.backbone.out_indices=(1,)',
-        'model.cls_head.in_channels=128',
+        'model.backbone.out_indices=(2,)',
+        'model.cls_head.in_channels=256',
         'data.train.input_size=16',
         'data.val.input_size=16',
         'data.test.input_size=16',
         cwd=tmp_path,
     )
-    assert 'leaves stages of 3 unused' in code
+    assert 'leaves stages of 4 unused' in code
     assert not list(tmp_path.iterdir())

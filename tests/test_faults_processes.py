@@ -26,7 +26,7 @@ from hosts.processes import describe_os_error, is_lost_peer
 from script_calls import ENV, make_clips
 
 LAUNCH = ROOT / 'tools' / 'launch.py'
-CONFIG = ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py'
+CONFIG = ROOT / 'tests' / 'three_stages.py'
 TRAIN = ROOT / 'tools' / 'dist_train_recognizer.sh'
 
 HEADER = f"""

@@ -43,7 +43,7 @@ from hosts.training_state import (
 from mmengine.registry import PARAM_SCHEDULERS
 from script_calls import call, make_clips
 
-CONFIG = ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py'
+CONFIG = ROOT / 'tests' / 'three_stages.py'
 SCRIPT = ROOT / 'tools' / 'train_recognizer.py'
 # One iteration of 2 clips an epoch; the rate is 0.05 from the first epoch on.
 SMALL = (

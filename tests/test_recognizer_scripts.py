@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-CONFIG = str(ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py')
+CONFIG = str(ROOT / 'tests' / 'three_stages.py')
 TRAIN = [str(ROOT / 'tools' / 'dist_train_recognizer.sh'), CONFIG]
 TEST = [str(ROOT / 'tools' / 'dist_test_recognizer.sh'), CONFIG]
 # One thread a process: rounding does not depend on the number of processes.

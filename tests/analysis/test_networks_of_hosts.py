@@ -31,8 +31,7 @@ NETWORKS = {
     'ResNetTSM': dict(
         recognizer='TSN2D',
         stages='out_indices=(3,)',
-        head='cls_head=dict(in_channels=512), '
-        'spatial_temporal_module=dict(spatial_size=1)',
+        head='',
         data='',
     ),
     'ResNet3dSlowOnly': dict(
