@@ -125,6 +125,7 @@ def test_one_network():
 @example(50, (6, 3), 2, 'both', 'grouped', 1)
 @example(50, (4, 2), 2, 'cross_layer', 'grouped', 2)
 @example(50, (4, 2), 2, 'cross_temporal', 'shared', 3)
+@example(101, (4, 2), 2, 'both', 'shared', 4)
 @example(152, (3, 1), 2, 'both', 'grouped', 5)
 def test_equals_the_literal_implementation(
     depth, lengths, clips, dnr, running_stats, seed

@@ -33,6 +33,8 @@ def test_tables_and_picture(tmp_path):
     for seed, pair in enumerate((0.9, 0.94, 0.95)):
         write(f'bn_b8_s{seed}', pair, part='final', network='bn', batch=8, seed=seed)
     write('dnr_b1_s0', 1.0, True, part='final', network='dnr', batch=1, seed=0)
+    for seed in (0, 1):  # one of two with other statistics
+        write(f'dnr_b2_s{seed}', 1.0, not seed, part='final', network='dnr', batch=2)
     write('search_bn_long_s0', 0.8, part='search', network='bn', recipe='long', seed=0)
     tables, pictures = report_small_batches.report(folder)
     lines = tables['small_batches'].splitlines()
@@ -44,7 +46,8 @@ def test_tables_and_picture(tmp_path):
         '| DNR | 1 | 1 | 9000 | 0.02 | 100.0 | 50.0 | 50.0 | 70.0 | 80.0 | 60.0 |'
         in lines
     )
-    assert len(lines) == 6
+    assert any(line.endswith('| 70.0 (1) | 80.0 (1) | 60.0 (1) |') for line in lines)
+    assert len(lines) == 7
     assert tables['small_batches_search'].splitlines()[2:] == [
         '| `long` | BatchNorm | 1 | 0.02 | 24 | 9000 | 80.0 | 50.0 | 40.0 |'
     ]
