@@ -51,10 +51,10 @@ OWN = dict(
     ),
     tsm=dict(
         arrow={
-            1: 'r04_e80_augmented',
-            2: 'r04_e160_augmented',
+            1: 'r02_e320_augmented',
+            2: 'r04_e320_augmented',
             3: 'r04_e160_augmented',
-            4: 'r04_e160_augmented',
+            4: 'r02_e320_augmented',
         },
         scratch=SCRATCH,
     ),

@@ -80,7 +80,27 @@ def test_recipes_by_fold():
 def test_differences_are_clip_by_clip(results):
     tables, _ = report_gestures.report(results)
     (line,) = tables['gestures_differences'].splitlines()[2:]
-    assert line.startswith('| TSM with DNR minus TSM | generated clips | 33.3 (')
+    assert line.startswith(
+        '| TSM with DNR minus TSM | generated clips | shared | 33.3 ('
+    )
+
+
+def test_mistakes(results):
+    content = run('tsm', 4, 0, 2)
+    # down for a star, left as it is, right for left, up as it is, both shapes for down
+    content['scores']['plain'] = np.eye(6)[[4, 1, 1, 3, 0, 0]].tolist()
+    (results / 'arrow_tsm_f4_s0.json').write_text(json.dumps(content))
+    (results / 'own.json').write_text(json.dumps(run('bn', 1, 0, 6, part='own')))
+    tables, _ = report_gestures.report(results)
+    tsm, tsm_dnr = (
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in tables['gestures_mistakes'].splitlines()[2:]
+    )
+    # Of the 48 clips of two seeds, 3 times 4 and 4 of the changed run are wrong with 0,
+    # and 4 times 5 with 1.
+    assert tsm[:3] == ['TSM', 'generated clips', 'shared']
+    assert tsm[3:] == ['75.0', '4.2', '2.1', '29.2', '39.6']
+    assert tsm_dnr[3:] == ['41.7', '0.0', '0.0', '33.3', '8.3']
 
 
 def test_reasons(results):

@@ -7,6 +7,7 @@ counts clips of one scene as if each were one by itself. A difference of two net
 is taken clip by clip.
 """
 
+import itertools
 import textwrap
 from collections import defaultdict
 
@@ -34,6 +35,8 @@ STATISTICS = dict(
     large_batch='statistics of batches of 64 clips',
     recalibrated='running statistics, estimated anew',
 )
+# Parts of the study whose networks are compared, by their recipes.
+REPORTED = dict(one='shared', own='their own')
 # Parts of the study that differ from the reported runs in how they were trained.
 TRAINED = dict(
     longer='trained by r04_e320_augmented in all folds',
@@ -200,24 +203,27 @@ def make_table(runs, part, ridge=None):
 
 
 def make_differences(runs):
-    """The table of differences between networks of one recipe, in Markdown."""
-    found = clips_of(runs, 'one')
+    """The table of differences between networks, in Markdown."""
     lines = [
-        '| difference in top-1, points | pretrained on | mean (95 % interval) |',
-        '|---|---|---|',
+        '| difference in top-1, points | pretrained on | recipe '
+        '| mean (95 % interval) |',
+        '|---' * 4 + '|',
     ]
-    for start in STARTS:
+    for part, start in itertools.product(REPORTED, STARTS):
+        found = clips_of(runs, part)
         for one, two in COMPARED:
             pair = [found.get((start, network)) for network in (one, two)]
             if None in pair or pair[0].seeds != pair[1].seeds:
                 continue
             if not np.array_equal(pair[0].labels, pair[1].labels):
                 raise PlotError(f'the runs of {one} and of {two} are of other clips')
-            values = pair[0].hits() - pair[1].hits()
-            lines.append(
-                f'| {NAMES[one]} minus {NAMES[two]} | {STARTS[start]} '
-                f'| {per_cent(values)} |'
-            )
+            cells = [
+                f'{NAMES[one]} minus {NAMES[two]}',
+                STARTS[start],
+                REPORTED[part],
+                per_cent(pair[0].hits() - pair[1].hits()),
+            ]
+            lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
@@ -261,6 +267,32 @@ def make_reasons(runs):
                     clips.hits().mean(),
                     hits.mean(),
                 )
+    return '\n'.join(lines)
+
+
+def make_mistakes(runs):
+    """The table of what is taken for what, in Markdown: per cent of all clips."""
+    lines = [
+        '| network | pretrained on | recipe | wrong | a shape taken for a direction '
+        '| a direction for a shape | a shape for another | a direction for another |',
+        '|---' * 8 + '|',
+    ]
+    for part, recipe in REPORTED.items():
+        for (start, network), clips in clips_of(runs, part).items():
+            taken = clips.scores['plain'].argmax(-1)
+            shapes = [clips.names.index(name) for name in clips.shapes]
+            shape, as_shape = np.isin(clips.labels, shapes), np.isin(taken, shapes)
+            wrong = taken != clips.labels
+            kinds = (
+                wrong,
+                shape & ~as_shape,
+                ~shape & as_shape,
+                wrong & shape & as_shape,
+                wrong & ~shape & ~as_shape,
+            )
+            cells = [NAMES[network], STARTS[start], recipe]
+            cells += [per_cent(kind, interval=False) for kind in kinds]
+            lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
 
@@ -433,6 +465,7 @@ def report(folder):
         'gestures_own': make_table(runs, 'own'),
         'gestures_search': make_search(runs),
         'gestures_reasons': make_reasons(runs),
+        'gestures_mistakes': make_mistakes(runs),
     }
     pictures = {
         'gestures_accuracy': lambda: draw_accuracy(runs),
