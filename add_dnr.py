@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import threading
 from typing import Iterator
 
 import torch
@@ -82,6 +83,7 @@ def add_dnr(
     _dnr._check(f'with n_segment={n_segment}, num_groups', num_groups, divisors)
     _dnr._check('dnr', dnr, _dnr.DNR_MODES)
     _dnr._check('running_stats', running_stats, _dnr.RUNNING_STATS)
+    _dnr._check('with_cp', with_cp, (False, True))
     _dnr._wanted_backend(backend)
     if dnr == 'none':
         return network
@@ -172,24 +174,35 @@ class HostedCrossTemporalNorm(_Hosted, CrossTemporalNorm):
 class HostedCrossLayerNorm(_Hosted, CrossLayerNorm):
     """Cross-layer DNR in another's block, whose forward hands on no state.
 
-    So the stage leaves the cell and its state in ``relayed`` before it calls the
-    block, and takes the new state from there after it.
+    So the stage leaves the cell and its state in ``relayed``, by thread, before it
+    calls the block, and takes the new state from there after it.
     """
 
-    relayed = None
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.relayed = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """(N * T, C, H, W) or (N, C, T, H, W) to the same shape."""
-        if self.relayed is None:
+        thread = _thread(self.relayed)
+        if thread not in self.relayed:
             raise RuntimeError(
                 'a block with cross-layer DNR was called without its stage, which '
                 'hands on the relayed state. To recompute blocks, pass with_cp=True to '
                 'add_dnr; or checkpoint whole stages'
             )
-        relay, state = self.relayed
+        relay, state = self.relayed[thread]
         out, state = super().forward(self.as_images(x), relay, state)
-        self.relayed = relay, state
+        self.relayed[thread] = relay, state
         return self.as_before(out, x)
+
+
+def _thread(calls=()):
+    """The thread that calls. Compiled code cannot ask for it, and takes the last of the
+    calls that go on, or 0."""
+    if torch.compiler.is_compiling():
+        return [0, *calls][-1]
+    return threading.get_ident()
 
 
 class RelayStage(nn.Module):
@@ -197,7 +210,7 @@ class RelayStage(nn.Module):
 
     Args:
         stage (nn.Sequential): its modules, under their names; ``len``, iteration and
-            ``stage[i]`` are of these.
+            ``stage[i]`` are of these, and of what add_module adds.
         relay (RelayCell | None): the cell; its state is zero before the first block.
         norms (dict[str, str]): by a module's name, where within it the cross-layer
             normalization is, such as 'conv1.bn'.
@@ -212,19 +225,25 @@ class RelayStage(nn.Module):
         recomputed: set[str],
     ) -> None:
         super().__init__()
-        modules = stage.named_modules(remove_duplicate=False)
-        self.names = [name for name, _ in modules if name and '.' not in name]
-        for name in self.names:
-            self.add_module(name, getattr(stage, name))
+        for name, module in stage.named_modules(remove_duplicate=False):
+            if name and '.' not in name:
+                self.add_module(name, module)
         self.relay = relay
         self.norms = norms
         self.recomputed = recomputed
         self.training = stage.training
 
+    @property
+    def names(self) -> list[str]:
+        """Of the modules, in the order of calls."""
+        return [name for name in self._modules if name != 'relay']
+
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> nn.Module:
+        if isinstance(index, slice):
+            raise TypeError('a stage with DNR has no slices: its blocks share a relay')
         return getattr(self, self.names[index])
 
     def __iter__(self) -> Iterator[nn.Module]:
@@ -249,13 +268,13 @@ class RelayStage(nn.Module):
         module = getattr(self, name)
         if relay is None or name not in self.norms:
             return module(x), state
-        norm = module.get_submodule(self.norms[name])
-        norm.relayed = relay, state
+        norm, thread = module.get_submodule(self.norms[name]), _thread()
+        norm.relayed[thread] = relay, state
         try:
             x = module(x)
-            return x, norm.relayed[1]
+            return x, norm.relayed[thread][1]
         finally:  # so that no graph is kept, copied or saved with the module
-            norm.relayed = None
+            del norm.relayed[thread]
 
 
 class _Block:
@@ -350,6 +369,11 @@ def _find_blocks(network):
         if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             raise ValueError(
                 f'add_dnr: convert the network before {type(module).__name__} wraps it'
+            )
+        if isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):
+            raise ValueError(
+                f'add_dnr: {path or "the network"} is scripted or traced: convert the '
+                'network before that'
             )
     paths = {}
     for path, module in network.named_modules(remove_duplicate=False):
@@ -551,7 +575,8 @@ def _replace(block, k, cls, num_groups, **options):
 def _like_norms(module, blocks, k):
     """A module with device, dtype and requires_grad of the blocks' k-th BatchNorm."""
     norms = [block.norm(k) for block in blocks]
-    if not any(bn.weight is None or bn.weight.requires_grad for bn in norms):
+    affine = [list(bn.parameters()) for bn in norms]
+    if not any(not own or any(p.requires_grad for p in own) for own in affine):
         module.requires_grad_(False)
     return module.to(norms[0].running_mean)
 

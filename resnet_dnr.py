@@ -448,20 +448,20 @@ class ResNet_DNR(nn.Module):
         _check('type(pretrained)', type(pretrained), (str, type(None)))
         _check('style', style, ('pytorch', 'caffe'))
         _check('frozen_stages', frozen_stages, range(-1, num_stages + 1))
+        for name in ('bn_eval', 'bn_frozen', 'partial_bn', 'with_cp'):
+            _check(name, locals()[name], (False, True))
+        for name in ('n_segment', 'num_groups'):
+            _check(f'type({name})', type(locals()[name]), (int,))
         divisors = [G for G in range(1, n_segment + 1) if n_segment % G == 0]
         _check(f'with n_segment={n_segment}, num_groups', num_groups, divisors)
         _check('dnr', dnr, DNR_MODES)
         _check('running_stats', running_stats, RUNNING_STATS)
         if partial_bn and frozen_stages < 1:
             warnings.warn('partial_bn needs frozen_stages >= 1', stacklevel=2)
-        self.depth = depth
-        self.pretrained = pretrained
-        self.out_indices = tuple(out_indices)
-        self.frozen_stages = frozen_stages
-        self.bn_eval = bn_eval
-        self.bn_frozen = bn_frozen
-        self._n_segment = n_segment
-        self.dnr = dnr
+        self.depth, self.pretrained = depth, pretrained
+        self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
+        self.bn_eval, self.bn_frozen = bn_eval, bn_frozen
+        self._n_segment, self.dnr = n_segment, dnr
 
         cross_layer = dnr in ('both', 'cross_layer')
         norm1 = norm2 = nn.BatchNorm2d

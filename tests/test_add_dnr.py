@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -332,6 +333,41 @@ def test_a_stage_is_a_sequence():
     stage = add_dnr(network, 4).layer1
     assert list(stage) == blocks and len(stage) == 2
     assert (stage[0], stage[-1]) == (blocks[0], blocks[1])
+    with pytest.raises(TypeError, match='no slices'):
+        stage[:1]
+    before = network(images())
+    stage.add_module('2', nn.ReLU().requires_grad_(False))
+    stage.add_module('3', nn.MaxPool2d(2))  # what is added is called
+    assert (
+        len(stage) == 4 and network.layer1(before.new_zeros(4, 8, 8, 8)).size(-1) == 4
+    )
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_threads_do_not_meet(with_cp):
+    """Each has its own state on the way through a network that they share."""
+    network = add_dnr(small(), 4, with_cp=with_cp).eval()
+    inputs = [images(clips=clips) for clips in (1, 2, 3, 4)]
+    wanted = [step(network, x)[0] for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            close(list(pool.map(network, inputs)), wanted)
+
+
+def test_blocks_that_are_compiled_alone():
+    network = add_dnr(small(), 4)
+    wanted = step(copy.deepcopy(network), images())
+    network.layer1[1].compile(backend='eager')
+    close(step(network, images()), wanted, 1e-4, 1e-5)
+
+
+def test_a_bias_that_is_trained_is_enough():
+    network = small()
+    network.requires_grad_(False)
+    network.layer1[0].bn2.bias.requires_grad = True
+    add_dnr(network, 4)
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert trained and all(name.startswith('layer1.0.bn2.relay') for name in trained)
 
 
 # Modes
@@ -614,6 +650,14 @@ class Wrapper(nn.Module):
 
 
 REFUSED = {
+    'traced': (
+        lambda: nn.Sequential(torch.fx.symbolic_trace(small())),
+        '0 is scripted or traced: convert the network before',
+    ),
+    'scripted': (
+        lambda: torch.jit.trace(small().eval(), images()),
+        'the network is scripted or traced',
+    ),
     'no blocks': (lambda: nn.Sequential(nn.Conv2d(3, 8, 3)), 'no residual blocks'),
     'another norm': (
         with_norm(nn.GroupNorm(2, 16)),
@@ -708,6 +752,7 @@ def test_refused(name):
         (dict(dnr='all'), "dnr must be one of .*, got 'all'"),
         (dict(running_stats='none'), 'running_stats must be one of'),
         (dict(backend='cuda'), 'backend .*must be one of'),
+        (dict(with_cp='no'), "with_cp must be one of .*, got 'no'"),
     ],
 )
 def test_refused_arguments(options, text):

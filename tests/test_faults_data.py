@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from hosts import HostError
 from hosts.checks import check_frame_size, check_scale
-from hosts.lists import check_template, read_list
+from hosts.lists import check_template, doubts, read_list
 from hosts.mmaction2_config import IMPORTS, load_config, translate
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -94,6 +94,17 @@ def test_lists_that_are_refused(tmp_path, content, message):
         read_list(path, num_classes=4)
     assert str(error.value).startswith(path + message)
     assert '\n' not in str(error.value)
+
+
+def test_doubts():
+    train = 'train.txt', [('a', 0), ('b', 1), ('a', 0), ('b', 0), ('a', 1)]
+    val = 'val.txt', [('c', 0), ('a', 0), ('b', 1)]
+    two_labels = 'train.txt, line 4: b has label 0, but in line 2 it has 1'
+    assert doubts(train) == [two_labels]
+    first, shared = doubts(train, val)
+    assert first == two_labels
+    assert shared.startswith('val.txt, line 2: a is in train.txt, too, as 2 of its 3 ')
+    assert not doubts(val, ('test.txt', [('d', 0)]))
 
 
 def test_lists_that_are_not_there(tmp_path):
@@ -318,6 +329,32 @@ def test_training_refuses_the_list(data, tmp_path, content, message):
     )
     assert code.startswith('error: ') and message in code and path in code
     assert not list(tmp_path.glob('work/*.pth'))
+
+
+@pytest.mark.full
+def test_training_warns_of_videos_that_are_in_both_lists(data, tmp_path):
+    """By their folders: a name that both lists have says nothing."""
+    text = (data / 'data/arrow/train.txt').read_text()
+    path = as_list(tmp_path, text)
+    command = (
+        ROOT / 'tools/train_recognizer.py',
+        ROOT / 'tests/three_stages.py',
+        '--validate',
+        '--work_dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        'data.videos_per_gpu=2',
+        'total_epochs=1',
+        'data.workers_per_gpu=0',
+    )
+    shared = (
+        f'data.val.ann_file={path}',
+        'data.val.img_prefix=data/arrow/rawframes/train',
+    )
+    for options, count in (((), 0), (shared, 1)):
+        code, output = call(*command, *options, cwd=data)
+        assert code == 0
+        assert output.count('accuracy on videos that are trained on') == count
 
 
 def test_training_names_the_video_that_is_too_small(data, tmp_path, video):

@@ -146,6 +146,9 @@ def refused(path, options=None):
     [
         ('total_epoch', f'{DEMO} has no total_epoch; did you mean total_epochs?'),
         ('lr_confg.policy', 'has no lr_confg; did you mean lr_config?'),
+        ('num_classes', 'no num_classes; did you mean model.cls_head.num_classes?'),
+        ('cls_head.num_classes', 'did you mean model.cls_head.num_classes?'),
+        ('ann_file', 'did you mean data.train.ann_file or data.val.ann_file or '),
         ('fp16.loss_scale', 'has no fp16; the names are accumulate, '),
         ('clip.img_scale', 'clip is a variable of'),
         ('dataset_type', 'set data.train.type and data.val.type and data.test.type'),

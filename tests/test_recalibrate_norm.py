@@ -17,6 +17,7 @@ from checkpoint_files import to_published_names
 from conftest import ROOT
 from hosts import HostError
 from torch import nn
+from videos import make_video
 
 from resnet_dnr import DynamicNorm, ResNet_DNR
 
@@ -395,6 +396,35 @@ def test_tested_as_any_checkpoint(trained, recalibrated):
     )
     top1 = float(re.search(r'Top-1 Accuracy = ([\d.]+)', output)[1])
     assert top1 == accuracies(recalibrated)[1]
+
+
+@pytest.mark.full
+def test_video_files(trained):
+    folder, _ = trained
+    (folder / 'videos').mkdir()
+    for seed in range(4):
+        make_video(folder / f'videos/{seed}.mp4', size=(48, 36), seed=seed)
+    (folder / 'videos.txt').write_text(''.join(f'{seed} {seed}\n' for seed in range(4)))
+    options = [
+        f'data.{split}.{key}'
+        for split in ('train', 'val')
+        for key in ('ann_file=videos.txt', 'img_prefix=videos')
+    ]
+    output = run(
+        sys.executable,
+        SCRIPT,
+        ROOT / 'configs/DNR_resnet18_own_videos_cpu.py',
+        'spoiled.pth',
+        'of_videos.pth',
+        '--cfg-options',
+        'model.cls_head.num_classes=4',
+        *options,
+        cwd=folder,
+    )
+    assert 'wrote of_videos.pth: statistics of 20 normalizations' in output
+    before, after = (read(folder / f'{name}.pth') for name in ('spoiled', 'of_videos'))
+    name = 'backbone.bn1.running_var'
+    assert not torch.equal(before['state_dict'][name], after['state_dict'][name])
 
 
 @pytest.mark.full

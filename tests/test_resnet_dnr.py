@@ -773,6 +773,9 @@ def test_partial_bn_of_no_stage_warns():
             r"style must be one of \('pytorch', 'caffe'\), got 'tensorflow'",
         ),
         (dict(frozen_stages=5), r'frozen_stages must be .*\(-1, 0, .*, 4\), got 5'),
+        (dict(bn_eval='False'), r"bn_eval must be .*\(False, True\), got 'False'"),
+        (dict(n_segment='8'), r"type\(n_segment\) must be .*got <class 'str'>"),
+        (dict(num_groups=2.0), r"type\(num_groups\) must be .*got <class 'float'>"),
         (dict(pretrained=50), r"type\(pretrained\) must be .*'str'.*got <class 'int'>"),
     ],
 )

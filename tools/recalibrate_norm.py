@@ -210,12 +210,16 @@ def build_batches(runner, loader, count):
     Returns:
         DataLoader: yields what the training loop gets.
     """
-    from mmaction.registry import DATASETS
     from mmengine.dist import get_dist_info
 
-    dataset = DATASETS.build(loader.dataset)
-    share = share_of_batches(len(dataset), loader.batch_size, count, *get_dist_info())
-    return runner.build_dataloader(dict(loader, dataset=dataset, sampler=share), seed=0)
+    def share(dataset, seed):
+        """A sampler, as mmengine builds it for a data set."""
+        return share_of_batches(
+            len(dataset), loader.batch_size, count, *get_dist_info()
+        )
+
+    # mmengine copies what it gets: a config, since not every data set can be copied.
+    return runner.build_dataloader(dict(loader, sampler=dict(type=share)), seed=0)
 
 
 def replace_statistics(state, statistics):

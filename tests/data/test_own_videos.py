@@ -127,6 +127,7 @@ def test_table(listed):
     [
         (['nowhere'], None, 'nowhere is no folder'),
         (['clips', '--test', 1], None, '--test should be a share'),
+        (['clips', '--test', 0.6, '--val', 0.6], None, 'leave nothing to train on'),
         (['clips', '--group', 'x'], None, '--group is a column of a CSV file'),
         (['clips', '--val-groups', 'x'], None, 'need --group'),
         (['clips/turn left'], None, '0 videos of 0 classes'),
@@ -182,6 +183,18 @@ def test_check(spoilt):
     assert '2 of 4 videos are good' in output
     kept = json.loads((spoilt / 'list_checked.json').read_text())
     assert kept['a b.mp4']['frames'] == 7 and kept['broken.mp4']['frames'] == 5
+
+
+def test_check_names_doubts(spoilt):
+    """Labels without a class, videos of two labels, and of two lists."""
+    (spoilt / 'classes.txt').write_text('one\ntwo\n')
+    (spoilt / 'list.txt').write_text('a b 0\nshort 2\na b 1\n')
+    (spoilt / 'other.txt').write_text('short.mp4 1\n')
+    output = run(TOOLS / 'check_videos.py', 'list.txt', 'other.txt', cwd=spoilt)
+    assert 'line 2: videos/short.mp4: its label 2 is of none of the 2 classes' in output
+    assert read(spoilt / 'list_clean.txt') == ['a b 0', 'a b 1']
+    assert 'list.txt, line 3: a b.mp4 has label 1, but in line 1 it has 0' in output
+    assert 'other.txt, line 1: short.mp4 is in list.txt, too' in output
 
 
 def test_extract(spoilt):

@@ -135,6 +135,8 @@ def test_endings_in_the_list(folder):
     shutil.copy(folder / 'short.mp4', folder / 'other.mov')
     data = train_set(folder, ann_file=str(folder / 'endings.txt'), video_ext=None)
     assert data[1]['inputs'].shape == (8, 3, 32, 32)
+    with pytest.raises(HostError, match='the list has the endings: set video_ext=None'):
+        video_files(str(folder / 'endings.txt'), str(folder), 'mp4')
 
 
 @pytest.mark.parametrize('split', ['val', 'test'])

@@ -30,10 +30,9 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from hosts.checks import check_out  # noqa: E402
-from hosts.lists import read_list  # noqa: E402
+from hosts.lists import VIDEO_FORM, read_list  # noqa: E402
 from hosts.options import add_cfg_options  # noqa: E402
 from hosts.training_state import check_scores  # noqa: E402
-from hosts.videos import FORM  # noqa: E402
 from plain_data import read_arrays  # noqa: E402
 from rich.progress import track  # noqa: E402
 from run_description import describe_run  # noqa: E402
@@ -141,7 +140,7 @@ def read_videos(dataset):
         HostError: the list is faulty.
     """
     frames = dataset.type == 'V1RawFrames'
-    form = 'path frames label' if frames else FORM
+    form = 'path frames label' if frames else VIDEO_FORM
     return [
         dict(zip(form.split(), line))
         for line in read_list(dataset.ann_file, form, dataset.num_classes)

@@ -3,8 +3,10 @@
 
     python tools/data/check_videos.py data/own/train.txt data/own/val.txt
 
-Each video that is missing, broken or short gets a line that says why. A list
-train_clean.txt beside train.txt has the others. What was found is kept in
+Each video that is missing, broken or short gets a line that says why, and so does one
+whose label is of no class of classes.txt, where that lies beside the list. A list
+train_clean.txt beside train.txt has the others. Of videos that have two labels in a
+list, or are in two of the lists, a line names the first. What was found is kept in
 train_checked.json: the next run decodes the files that are new or changed.
 """
 
@@ -16,8 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hosts.lists import read_list  # noqa: E402
-from hosts.videos import FORM  # noqa: E402
+from hosts.lists import VIDEO_FORM, doubts, read_list, read_text  # noqa: E402
 from video_files import Video, VideoError  # noqa: E402
 from whole_files import write_json  # noqa: E402
 
@@ -76,10 +77,11 @@ def check_list(path, args):
     """Check the videos of one list.
 
     Returns:
-        tuple: the number of videos, and of those that can be used.
+        tuple: the number of those that can be used; and, of all that are there, the
+        file (str) and the label (int).
     """
     path = Path(path)
-    listed = read_list(str(path), FORM)
+    listed = read_list(str(path), VIDEO_FORM)
     videos = Videos(args.videos or path.parent / LINK)
     files = [videos.find(name) for name, _ in listed]
     kept_path = path.with_name(path.stem + '_checked.json')
@@ -97,6 +99,9 @@ def check_list(path, args):
             kept[file] = dict(result, stamp=stamps[file])
     finally:  # what is done is kept, whatever ends the run
         write_json(kept_path, {file: kept[file] for file in stamps if file in kept})
+    classes, known = path.with_name('classes.txt'), None
+    if classes.is_file():
+        known = sum(bool(line.strip()) for line in read_text(classes).splitlines())
     good = []
     for number, ((name, label), file) in enumerate(zip(listed, files), 1):
         fault = 'there is no such video' if file is None else kept[file]['fault']
@@ -104,6 +109,8 @@ def check_list(path, args):
             fault = (
                 f'it has {kept[file]["frames"]} of at least {args.min_frames} frames'
             )
+        if not fault and known is not None and label >= known:
+            fault = f'its label {label} is of none of the {known} classes of {classes}'
         if fault:
             shown = videos.folder / (file or name)
             print(f'{path}, line {number}: {shown}: {fault}')
@@ -113,13 +120,19 @@ def check_list(path, args):
     if good:
         write_whole(clean, ''.join(good))
     print(f'{path}: {len(good)} of {len(listed)} videos are good; {clean}')
-    return len(listed), len(good)
+    found = [(file or name, label) for (name, label), file in zip(listed, files)]
+    return len(good), found
 
 
 def main(args):
+    lists = []
     for path in args.lists:
-        if not check_list(path, args)[1]:
+        good, found = check_list(path, args)
+        if not good:
             raise HostError(f'{path}: not one of its videos can be used')
+        lists.append((path, found))
+    for line in doubts(*lists):
+        print(line)
 
 
 def parse_args():

@@ -20,8 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cv2  # noqa: E402
-from hosts.lists import read_list  # noqa: E402
-from hosts.videos import FORM  # noqa: E402
+from hosts.lists import VIDEO_FORM, read_list  # noqa: E402
 from video_files import Video, VideoError  # noqa: E402
 from whole_files import temporary_name, write_json  # noqa: E402
 
@@ -112,7 +111,7 @@ def check_settings(frames, settings):
 def extract_list(path, args):
     """Cut the videos of one list, and write the list of their frames."""
     path, frames = Path(path), Path(args.frames)
-    listed = read_list(str(path), FORM)
+    listed = read_list(str(path), VIDEO_FORM)
     videos = Videos(args.videos or path.parent / LINK)
     files = [videos.find(name) for name, _ in listed]
     folders = {file: frames / os.path.splitext(file)[0] for file in files if file}

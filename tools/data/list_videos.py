@@ -152,6 +152,10 @@ def list_videos(args):
     for name in ('val', 'test'):
         if not 0 <= getattr(args, name) < 1:
             raise HostError(f'--{name} should be a share, from 0 to below 1')
+    if not args.group and args.val + args.test >= 1:
+        raise HostError(
+            f'--val {args.val} and --test {args.test} leave nothing to train on'
+        )
     if args.group and not args.csv:
         raise HostError('--group is a column of a CSV file: give --csv, too')
     named = dict(val=args.val_groups, test=args.test_groups)
@@ -184,6 +188,8 @@ def list_videos(args):
         missing = set(classes) - {row['class'] for row in part}
         if part and missing:
             print(f'{split}.txt has no video of {", ".join(sorted(missing))}')
+        if not part and shares.get(split):
+            print(f'{split}.txt is not there: {len(rows)} videos are too few for it')
     lists = {
         f'{split}.txt': sorted(
             (row['path'], classes.index(row['class'])) for row in part

@@ -222,10 +222,14 @@ def write_set(out, videos, lists, classes, frames=None):
     if len(endings) > 1:
         print(
             f'The videos end in {", ".join(sorted(endings))}, so the lists have the '
-            f'endings: in the config, set video_ext=None'
+            'endings: in the config, set video_ext=None in data.train, data.val and '
+            'data.test'
         )
     elif endings != {'.mp4'}:
-        print(f"In the config, set video_ext='{endings.pop()[1:]}'")
+        print(
+            f"In the config, set video_ext='{endings.pop()[1:]}' in data.train, "
+            'data.val and data.test'
+        )
 
 
 def tell_mirrored(classes):

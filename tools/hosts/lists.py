@@ -12,6 +12,7 @@ import re
 from . import HostError
 
 FORM = 'path num_frames label'
+VIDEO_FORM = 'path label'
 # What a file of another encoding begins with; UTF-8's mark is taken off, too.
 MARKS = (
     (codecs.BOM_UTF8, 'utf-8'),
@@ -56,7 +57,10 @@ def read_list(path, form=FORM, num_classes=None):
         where = f'{path}, line {number}'
         fields = line_form.fullmatch(line)
         if not fields:
-            raise HostError(f'{where}: {line!r} should be "{form}"')
+            raise HostError(
+                f'{where}: {line!r} should be "{form}", with a number for '
+                f'{" and ".join(names[1:])}'
+            )
         video, *numbers = fields.groups()
         numbers = list(map(int, numbers))
         values = dict(zip(names[1:], numbers))
@@ -71,6 +75,64 @@ def read_list(path, form=FORM, num_classes=None):
             )
         videos.append((video, *numbers))
     return videos
+
+
+def doubts(*lists):
+    """What is probably a mistake in lists of videos, and is not refused.
+
+    Args:
+        *lists (tuple): the path of each, and for each of its lines the video (str) and
+            its label (int).
+
+    Returns:
+        list[str]: a line on each list that has a video with two labels, and one on each
+        two that share videos.
+    """
+    lines, earlier = [], []
+    for path, videos in lists:
+        first, fault = {}, None
+        for number, (video, label) in enumerate(videos, 1):
+            known = first.setdefault(video, (number, label))
+            if label != known[1] and fault is None:
+                fault = (
+                    f'{path}, line {number}: {video} has label {label}, but in line '
+                    f'{known[0]} it has {known[1]}'
+                )
+        lines += [fault] if fault else []
+        for other, others in earlier:
+            shared = [video for video in first if video in others]
+            if shared:
+                lines.append(
+                    f'{path}, line {first[shared[0]][0]}: {shared[0]} is in {other}, '
+                    f'too, as {len(shared)} of its {len(first)} videos are: accuracy '
+                    'on videos that are trained on is too good'
+                )
+        earlier.append((path, first))
+    return lines
+
+
+def doubts_of(data, splits):
+    """The same, of a config.
+
+    Args:
+        data (dict): of a v1 config, whose lists can be read.
+        splits (list[str]): of 'train', 'val' and 'test'.
+
+    Returns:
+        list[str]: of the splits whose lists are of frames or of video files.
+    """
+    lists = []
+    for split in splits:
+        part = data[split]
+        form = dict(RawFramesDataset=FORM, VideoDataset=VIDEO_FORM).get(part['type'])
+        if form:
+            folder = part.get('img_prefix') or ''
+            videos = [
+                (os.path.normpath(os.path.join(folder, path)), numbers[-1])
+                for path, *numbers in read_list(part['ann_file'], form)
+            ]
+            lists.append((part['ann_file'], videos))
+    return doubts(*lists)
 
 
 def read_labels(path, num_classes):

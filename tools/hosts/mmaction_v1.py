@@ -112,7 +112,9 @@ def train(args):
         guard_loading(start.path, start.checkpoint)
         from . import mmaction_v1_hooks
 
-        mmaction_v1_hooks.install(cfg, args.seed, start.path, start.checkpoint)
+        mmaction_v1_hooks.install(
+            cfg, args.seed, start.path, start.checkpoint, args.validate
+        )
         start.checkpoint = None  # mmcv lets it go
         with naming_folder(work_dir, start.path):
             run_script(script, args, options)

@@ -14,6 +14,7 @@ from mmcv.runner import EpochBasedRunner, Hook
 from whole_files import replacing
 
 from .checkpoint_folder import begin_training, link_latest
+from .lists import doubts_of
 from .resuming import (
     batch_warning,
     check_optimizer,
@@ -86,7 +87,7 @@ class CountReplacedHook(Hook):
         )
 
 
-def install(cfg, seed, resumed, checkpoint):
+def install(cfg, seed, resumed, checkpoint, validate):
     """Have the training of v1's script keep what both hosts promise.
 
     Args:
@@ -94,6 +95,7 @@ def install(cfg, seed, resumed, checkpoint):
         seed (int | None): of the training.
         resumed (str | None): the checkpoint that it resumes.
         checkpoint (dict | None): what read_checkpoint returned of it.
+        validate (bool): whether epochs are validated.
     """
     from mmcv.runner import epoch_based_runner
 
@@ -129,6 +131,8 @@ def install(cfg, seed, resumed, checkpoint):
         warning = one_clip_warning(self.model, cfg.data.videos_per_gpu)
         if warning:
             self.logger.warning(warning)
+        for line in doubts_of(cfg.data, ['train'] + ['val'] * validate):
+            self.logger.warning(line)
         if resumed:
             for warning in (
                 batch_warning(noted, resumed, batch, length),

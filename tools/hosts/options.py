@@ -232,9 +232,11 @@ def check_names(path, cfg, options=None):
         if name in NAMES:
             continue
         if name not in cfg:
-            raise HostError(
-                f'--cfg-options {key}: {path} has no {name}; {nearest(name, NAMES)}'
-            )
+            places = _places(key, cfg)
+            meant = f'did you mean {" or ".join(places)}?'
+            if not places:
+                meant = nearest(name, NAMES)
+            raise HostError(f'--cfg-options {key}: {path} has no {name}; {meant}')
         users = list(_users(cfg[name], cfg))
         raise HostError(
             f'--cfg-options {key}: {name} is a variable of {path} that only '
@@ -243,6 +245,20 @@ def check_names(path, cfg, options=None):
         )
     for name, where in unread_names(path, cfg):
         raise HostError(f'{where}: nothing reads {name}; {nearest(name, NAMES)}')
+
+
+def _places(key, cfg):
+    """The dotted keys that end in one, three at most."""
+    found = []
+
+    def walk(at, values):
+        for name in values if isinstance(values, dict) else ():
+            if f'.{at}{name}'.endswith(f'.{key}'):
+                found.append(f'{at}{name}')
+            walk(f'{at}{name}.', values[name])
+
+    walk('', {name: cfg[name] for name in NAMES if name in cfg})
+    return found[:3]
 
 
 def _users(value, cfg):

@@ -14,10 +14,10 @@ import numpy as np
 
 from . import HostError, videos
 from .checks import check_frame_size
-from .lists import FORM, read_list
+from .lists import FORM, VIDEO_FORM, read_list
 
 # What a line of a list has, by the data set.
-FORMS = dict(RawFramesDataset=FORM, VideoDataset=videos.FORM, LMDBFramesDataset=FORM)
+FORMS = dict(RawFramesDataset=FORM, VideoDataset=VIDEO_FORM, LMDBFramesDataset=FORM)
 
 
 def guard():

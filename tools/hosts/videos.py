@@ -12,9 +12,7 @@ import os
 import os.path as osp
 
 from . import HostError
-from .lists import read_list
-
-FORM = 'path label'
+from .lists import VIDEO_FORM, read_list
 
 
 class BrokenVideo(HostError):
@@ -44,7 +42,7 @@ def video_files(ann_file, prefix, ending, num_classes=None, skip_broken=False):
     videos = [
         (osp.join(prefix, path) + dot, label, f'{ann_file}, line {number}')
         for number, (path, label) in enumerate(
-            read_list(ann_file, FORM, num_classes), 1
+            read_list(ann_file, VIDEO_FORM, num_classes), 1
         )
     ]
     there = {}
@@ -59,9 +57,13 @@ def video_files(ann_file, prefix, ending, num_classes=None, skip_broken=False):
     ]
     if missing and (not skip_broken or len(missing) == len(videos)):
         file, where = missing[0]
+        folder, name = osp.split(file.removesuffix(dot))
+        mend = 'img_prefix and video_ext in the config'
+        if dot and name in there[folder]:
+            mend = 'the list has the endings: set video_ext=None beside its ann_file'
         raise HostError(
             f'{where}: {file} does not exist; {len(missing)} of {len(videos)} '
-            f'videos are missing (img_prefix and video_ext in the config)'
+            f'videos are missing ({mend})'
         )
     return videos
 
