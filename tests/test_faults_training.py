@@ -377,6 +377,11 @@ def test_an_earlier_training_is_told(tmp_path, capsys, resume):
     lock.release()
     told = 'has checkpoints of an earlier training, up to epoch_4.pth'
     assert (told in capsys.readouterr().out) != resume
+    # Nothing is replaced where the checkpoint that is asked for is not there.
+    with pytest.raises(HostError, match='does not exist'):
+        resuming.begin(lock := FolderLock(tmp_path), str(tmp_path / 'no.pth'), False)
+    lock.release()
+    assert told not in capsys.readouterr().out
 
 
 def test_an_earlier_training_is_not_gone_on_with(data, trained, tmp_path):

@@ -47,9 +47,7 @@ def read_list(path, form=FORM, num_classes=None):
     names = form.split()
     # At most nine digits: numbers that arrays of int can hold.
     line_form = re.compile(r'(.*?\S)' + r'[ \t]+(-?[0-9]{1,9})' * (len(names) - 1))
-    lines = [line.strip(' \t\n') for line in io.StringIO(read_text(path), newline=None)]
-    while lines and not lines[-1]:
-        lines.pop()
+    lines = _lines_of(path)
     if not lines:
         raise HostError(f'{path} lists no video')
     videos = []
@@ -75,6 +73,14 @@ def read_list(path, form=FORM, num_classes=None):
             )
         videos.append((video, *numbers))
     return videos
+
+
+def _lines_of(path):
+    """A list's lines, without blank ones at its end."""
+    lines = [line.strip(' \t\n') for line in io.StringIO(read_text(path), newline=None)]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def doubts(*lists):
@@ -115,7 +121,7 @@ def doubts_of(data, splits):
     """The same, of a config.
 
     Args:
-        data (dict): of a v1 config, whose lists can be read.
+        data (dict): of a v1 config, whose lists read_list takes.
         splits (list[str]): of 'train', 'val' and 'test'.
 
     Returns:
@@ -126,11 +132,11 @@ def doubts_of(data, splits):
         part = data[split]
         form = dict(RawFramesDataset=FORM, VideoDataset=VIDEO_FORM).get(part['type'])
         if form:
-            folder = part.get('img_prefix') or ''
-            videos = [
-                (os.path.normpath(os.path.join(folder, path)), numbers[-1])
-                for path, *numbers in read_list(part['ann_file'], form)
-            ]
+            folder = os.path.normpath(part.get('img_prefix') or '.')
+            fields = form.count(' ')
+            # Not by read_list, which has read them: that takes a second of Kinetics.
+            rows = (line.rsplit(None, fields) for line in _lines_of(part['ann_file']))
+            videos = [(f'{folder}/{row[0]}', int(row[-1])) for row in rows]
             lists.append((part['ann_file'], videos))
     return doubts(*lists)
 

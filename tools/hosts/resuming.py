@@ -64,6 +64,8 @@ def begin(lock, resume_from, resume):
         remove_unfinished(lock.folder)
         nonlocal own
         own = choose_checkpoint(lock.folder, resume_from, resume)
+        if own.path and own.checkpoint is None:  # before anything is said of it
+            own = Resumption(own.path, read_checkpoint(own.path))
         _tell_earlier(lock.folder, own.path)
         return own.path
 
