@@ -398,8 +398,8 @@ def _find_norm(path, block, k):
         names = [n for n, m in holder.named_children() if isinstance(m, _BatchNorm)]
         if len(names) != 1:
             raise ValueError(
-                f'add_dnr: {path} has no BatchNorm after conv{k}: neither bn{k}, nor '
-                f'one within conv{k}'
+                f'add_dnr: {path} has no BatchNorm after conv{k} that is named bn{k}, '
+                f'or is in conv{k}'
             )
         path, name = f'{path}.conv{k}', names[0]
     norm = getattr(holder, name)

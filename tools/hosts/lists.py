@@ -13,6 +13,12 @@ from . import HostError
 
 FORM = 'path num_frames label'
 VIDEO_FORM = 'path label'
+LISTED = dict(
+    RawFramesDataset=FORM,
+    V1RawFrames=FORM,
+    VideoDataset=VIDEO_FORM,
+    V1Videos=VIDEO_FORM,
+)
 # What a file of another encoding begins with; UTF-8's mark is taken off, too.
 MARKS = (
     (codecs.BOM_UTF8, 'utf-8'),
@@ -117,27 +123,25 @@ def doubts(*lists):
     return lines
 
 
-def doubts_of(data, splits):
-    """The same, of a config.
+def doubts_of(*datasets):
+    """The same, of data sets.
 
     Args:
-        data (dict): of a v1 config, whose lists read_list takes.
-        splits (list[str]): of 'train', 'val' and 'test'.
+        *datasets (tuple): of each, its type in a config of either host (str); its list,
+            which read_list has taken; and the folder of the paths (str | None).
 
     Returns:
-        list[str]: of the splits whose lists are of frames or of video files.
+        list[str]: on those of frames or of video files.
     """
     lists = []
-    for split in splits:
-        part = data[split]
-        form = dict(RawFramesDataset=FORM, VideoDataset=VIDEO_FORM).get(part['type'])
-        if form:
-            folder = os.path.normpath(part.get('img_prefix') or '.')
-            fields = form.count(' ')
-            # Not by read_list, which has read them: that takes a second of Kinetics.
-            rows = (line.rsplit(None, fields) for line in _lines_of(part['ann_file']))
+    for kind, ann_file, folder in datasets:
+        if kind in LISTED:
+            folder = os.path.normpath(folder or '.')
+            fields = LISTED[kind].count(' ')
+            # Not by read_list again: that takes a second of Kinetics.
+            rows = (line.rsplit(None, fields) for line in _lines_of(ann_file))
             videos = [(f'{folder}/{row[0]}', int(row[-1])) for row in rows]
-            lists.append((part['ann_file'], videos))
+            lists.append((ann_file, videos))
     return doubts(*lists)
 
 

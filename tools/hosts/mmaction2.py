@@ -15,7 +15,6 @@ from checkpoint_files import choose_fitting, fill_model, read_checkpoint
 from . import HostError, ignore_torch_warnings
 from .backbones import check_pretrained, leave_out_pretrained
 from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stages
-from .lists import doubts_of
 from .locks import FolderLock
 from .mmaction2_config import load_config, translate
 from .mmaction2_native import check_types, naming_native
@@ -73,8 +72,6 @@ def train(args):
             cfg.randomness = dict(seed=args.seed)
         with naming_folder(cfg.work_dir, start.path), naming_native(v1.get('native')):
             runner = build_runner(cfg, args.launcher)
-        for line in doubts_of(v1.data, ['train'] + ['val'] * args.validate):
-            runner.logger.warning(line)
         if start.path:  # the Runner, which fills the model again, is not strict
             fill_model(model_of(runner), start.checkpoint['state_dict'], start.path)
         elif cfg.load_from:

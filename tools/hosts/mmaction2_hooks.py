@@ -22,6 +22,7 @@ from whole_files import write_whole
 
 from . import HostError
 from .checkpoint_folder import begin_training, record_last, remove_old
+from .lists import doubts_of
 from .resuming import (
     batch_warning,
     check_optimizer,
@@ -111,8 +112,8 @@ class FaithfulTrainingHook(Hook):
     def before_train(self, runner):
         self.train_list = list_digest(list_of(runner))
         warning = one_clip_warning(runner.model, clips_of(runner, self.speed))
-        if warning:
-            runner.logger.warning(warning)
+        for line in [warning] * bool(warning) + doubts_of(*datasets_of(runner)):
+            runner.logger.warning(line)
 
     def after_train_iter(self, runner, *args, **kwargs):
         if not self.begun and is_main_process():
@@ -220,6 +221,14 @@ def describe_last(runner):
 def list_of(runner):
     """The list of a Runner's training, where its data set has one."""
     return runner.cfg.train_dataloader['dataset'].get('ann_file')
+
+
+def datasets_of(runner):
+    """What lists.doubts_of takes, of a Runner's training and validation."""
+    loaders = (runner.cfg.get(f'{split}_dataloader') for split in ('train', 'val'))
+    for dataset in (loader['dataset'] for loader in loaders if loader):
+        folder = dataset.get('data_prefix', {}).get('img')
+        yield dataset.get('type'), dataset.get('ann_file'), folder
 
 
 def batch_of(runner, speed):

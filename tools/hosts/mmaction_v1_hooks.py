@@ -131,7 +131,13 @@ def install(cfg, seed, resumed, checkpoint, validate):
         warning = one_clip_warning(self.model, cfg.data.videos_per_gpu)
         if warning:
             self.logger.warning(warning)
-        for line in doubts_of(cfg.data, ['train'] + ['val'] * validate):
+        datasets = [cfg.data.train] + [cfg.data.val] * validate
+        for line in doubts_of(
+            *(
+                (data.type, data.get('ann_file'), data.get('img_prefix'))
+                for data in datasets
+            )
+        ):
             self.logger.warning(line)
         if resumed:
             for warning in (
