@@ -24,7 +24,7 @@ import threading
 from typing import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -200,7 +200,7 @@ class HostedCrossLayerNorm(_Hosted, CrossLayerNorm):
 def _thread(calls=()):
     """The thread that calls. Compiled code cannot ask for it, and takes the last of the
     calls that go on, or 0."""
-    if torch.compiler.is_compiling():
+    if _dnr._is_compiling():
         return [0, *calls][-1]
     return threading.get_ident()
 
@@ -370,7 +370,7 @@ def _find_blocks(network):
             raise ValueError(
                 f'add_dnr: convert the network before {type(module).__name__} wraps it'
             )
-        if isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule)):
+        if isinstance(module, (torch.jit.ScriptModule, fx.GraphModule)):
             raise ValueError(
                 f'add_dnr: {path or "the network"} is scripted or traced: convert the '
                 'network before that'

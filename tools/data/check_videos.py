@@ -77,8 +77,8 @@ def check_list(path, args):
     """Check the videos of one list.
 
     Returns:
-        tuple: the number of those that can be used; and, of all that are there, the
-        file (str) and the label (int).
+        tuple: the number of those that can be used; and, of each line, the file (str)
+        and the label (int).
     """
     path = Path(path)
     listed = read_list(str(path), VIDEO_FORM)
