@@ -208,30 +208,20 @@ def _thread(calls=()):
 class RelayStage(nn.Module):
     """Blocks in the order of an nn.Sequential, and the cross-layer cell they share.
 
-    Args:
-        stage (nn.Sequential): its modules, under their names; ``len``, iteration and
-            ``stage[i]`` are of these, and of what add_module adds.
+    An nn.Sequential becomes one in place, so that what else holds it has this, and its
+    hooks stay. ``len``, iteration and ``stage[i]`` are of its modules, and of what
+    add_module adds.
+
+    Attributes:
         relay (RelayCell | None): the cell; its state is zero before the first block.
         norms (dict[str, str]): by a module's name, where within it the cross-layer
             normalization is, such as 'conv1.bn'.
         recomputed (set[str]): names of the modules to recompute in the backward pass.
     """
 
-    def __init__(
-        self,
-        stage: nn.Sequential,
-        relay: RelayCell | None,
-        norms: dict[str, str],
-        recomputed: set[str],
-    ) -> None:
-        super().__init__()
-        for name, module in stage.named_modules(remove_duplicate=False):
-            if name and '.' not in name:
-                self.add_module(name, module)
-        self.relay = relay
-        self.norms = norms
-        self.recomputed = recomputed
-        self.training = stage.training
+    relay: RelayCell | None
+    norms: dict[str, str]
+    recomputed: set[str]
 
     @property
     def names(self) -> list[str]:
@@ -497,6 +487,12 @@ def _frames(shape):
 def _check_stage(path, stage, blocks, dnr, called):
     """The blocks of a stage can share a cell, and hand on its state."""
     names = [block.name for block in blocks]
+    for name in ('relay', 'norms', 'recomputed', 'names'):  # of a RelayStage
+        if hasattr(stage, name):
+            raise ValueError(
+                f'add_dnr: {path}.{name} should have another name: the converted stage '
+                'has one of its own'
+            )
     for name, child in stage.named_children():
         inner = [p for p, m in child.named_modules() if _has_convolutions(m)]
         if name not in names and inner:
@@ -540,9 +536,8 @@ def _convert(network, path, blocks, dnr, with_cp, options):
         if with_cp or getattr(block.module, 'with_cp', False):
             block.module.with_cp = False
             recomputed.add(block.name)
-    parent, _, name = path.rpartition('.')
-    converted = RelayStage(stage, relay, norms, recomputed)
-    setattr(network.get_submodule(parent), name, converted)
+    stage.__class__ = RelayStage
+    stage.relay, stage.norms, stage.recomputed = relay, norms, recomputed
 
 
 def _replace(block, k, cls, num_groups, **options):

@@ -139,14 +139,17 @@ class DynamicNorm(nn.Module):
         backend: str = 'auto',
     ) -> None:
         super().__init__()
-        self.channels = channels
-        self.n_segment = n_segment
-        self.num_groups = num_groups
+        self.channels, self.n_segment, self.num_groups = channels, n_segment, num_groups
         self.backend = _wanted_backend(backend)
         shape = (num_groups, channels) if running_stats == 'grouped' else (channels,)
         self.register_buffer('running_mean', torch.zeros(shape))
         self.register_buffer('running_var', torch.ones(shape))
         self.register_buffer('num_batches_tracked', torch.tensor(0, dtype=torch.long))
+
+    def reset_parameters(self) -> None:
+        """Set the running statistics as in a new layer: BatchNorm's does this too."""
+        for buffer, value in zip(self.buffers(), (0, 1, 0)):
+            buffer.fill_(value)
 
     def forward(
         self, x: Tensor, relay: RelayCell, state: Tensor | None = None
@@ -187,7 +190,8 @@ class DynamicNorm(nn.Module):
         frames = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         pooled = self._mean_of_groups(frames)  # (N, G, C)
         run = fused.as_operator(relay) if fused else relay
-        scale, shift, state = run(pooled.to(relay.input_map[0].weight.dtype), state)
+        dtype = getattr(relay.input_map[0].weight, 'dtype', None)  # None: quantized
+        scale, shift, state = run(pooled.to(dtype or pooled.dtype), state)
         mean, var = self.running_mean, self.running_var  # (G, C) or (C,)
         if self.training:
             mean = pooled.mean(0)  # (G, C): every clip has as many values
@@ -220,10 +224,9 @@ class DynamicNorm(nn.Module):
         self.num_batches_tracked.add_(1)
         unbiased = var * (count / (count - 1))
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-            new = new.to(running.dtype)
             # Shared ones, (C,), move G times, by one group after the other.
             for value in new if running.dim() == 1 else (new,):
-                running.lerp_(value, self.momentum)
+                running.lerp_(value.to(running.dtype), self.momentum)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         """Repeat shared running statistics, (C,), for each group: it evaluates the
@@ -269,8 +272,6 @@ class Block(nn.Module):
         style (str): 'pytorch', or 'caffe': a Bottleneck strides in its first 1x1.
         with_cp (bool): recompute the block in the backward pass. Default: False.
     """
-
-    expansion: int
 
     def __init__(
         self,
@@ -556,8 +557,7 @@ class ResNet_DNR(nn.Module):
         """Accept the published names beside torchvision's."""
         for key in [k for k in state_dict if k.startswith(prefix)]:
             name = prefix + from_published_name(key[len(prefix) :])
-            if name != key:
-                state_dict[name] = state_dict.pop(key)
+            state_dict[name] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -62,7 +62,8 @@ def choose(wanted: str, x: Tensor, relay: nn.Module) -> str:
     'auto' is 'triton' where :func:`why_not_triton` has no reason against it, else
     'aten', or under torch.compile 'plain', which the compiler fuses. Whatever is
     wanted, torch.func's and forward-mode derivatives, traces, exports, tensor
-    subclasses and empty batches are 'plain': nothing here can be looked into.
+    subclasses and empty batches are 'plain': nothing here can be looked into. So are
+    cells that compute with other weights than their own.
     """
     compiling = _is_compiling()
     if compiling:
@@ -73,7 +74,7 @@ def choose(wanted: str, x: Tensor, relay: nn.Module) -> str:
             or torch.jit.is_tracing()
             or _has_transforms()
         )
-    if plain or wanted == 'plain' or x.numel() == 0:
+    if plain or wanted == 'plain' or x.numel() == 0 or not _has_own_weights(relay):
         return 'plain'
     first, _, _ = relay.input_map
     choice = _choice if compiling else _logged_choice  # it looks into no cache
@@ -152,12 +153,25 @@ def _has_transforms():
     return in_forward_mode or (active is not None and active())
 
 
+def _has_own_weights(relay):
+    """Whether a cell's maps compute with weights of their own, which are read here: not
+    with pruned, parametrized, quantized, adapted or sharded ones."""
+    for first, _, second in (relay.input_map, relay.hidden_map):
+        for layer in (first, second):
+            if type(layer) is not nn.Linear or (
+                type(layer._parameters.get('weight')) not in (Tensor, nn.Parameter)
+            ):
+                return False
+    return True
+
+
 class JoinedCell:
     """A relay cell for all layers of a stage: they take its weights as one vector, so
     that autograd adds up one gradient a layer, not eight."""
 
     def __init__(self, relay):
-        self.relay, self.input_map = relay, relay.input_map
+        self.relay = relay
+        self.input_map, self.hidden_map = relay.input_map, relay.hidden_map
         self._vector = None
 
     def __call__(self, *args):
@@ -171,7 +185,8 @@ class JoinedCell:
 
 def join(relay: nn.Module, x: Tensor) -> nn.Module | JoinedCell:
     """A cell as layers on x should take it, for one forward pass of its stage."""
-    return JoinedCell(relay) if x.is_cuda and not _is_compiling() else relay
+    joined = x.is_cuda and not _is_compiling() and _has_own_weights(relay)
+    return JoinedCell(relay) if joined else relay
 
 
 def as_operator(relay: nn.Module) -> Callable:
@@ -216,8 +231,9 @@ def normalize(backend, norm, x, relay, state):
     running = norm.running_mean, norm.running_var, norm.num_batches_tracked
     if backend == 'aten':
         relay = relay.relay if isinstance(relay, JoinedCell) else relay
+        with_grad = torch.is_grad_enabled()  # it is not, within
         out, state, *statistics = _AtenNormalize.apply(
-            spec, running, relay, x, state, *_weights_of(relay)
+            spec, running, relay, with_grad, x, state, *_weights_of(relay)
         )
         return out, state, statistics if spec.training else None
     if isinstance(relay, JoinedCell):
@@ -276,7 +292,7 @@ class _AtenNormalize(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, spec, running, relay, x, state, *weights):
+    def forward(ctx, spec, running, relay, with_grad, x, state, *weights):
         ctx.set_materialize_grads(False)
         ctx.spec = spec
         groups = _in_groups(x, spec)
@@ -296,29 +312,34 @@ class _AtenNormalize(torch.autograd.Function):
             var = running[1].to(groups.dtype).expand(pooled.shape[1:]).clone()
         rstd = torch.rsqrt(var + spec.eps)
         # The relay's graph is this function's own: hooks such as checkpoint's, which
-        # would compute the network again for each layer, do not see it.
-        hooks = torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
-        with torch.set_grad_enabled(any(ctx.needs_input_grad)), hooks:
+        # would compute the network again for each layer, do not see it. What it saves
+        # is detached: else it would hold itself.
+        hooks = torch.autograd.graph.saved_tensors_hooks(Tensor.detach, _as_it_is)
+        with torch.set_grad_enabled(with_grad and any(ctx.needs_input_grad)), hooks:
             leaves = [pooled.to(weights[0].dtype)] + ([] if state is None else [state])
             leaves = [leaf.detach().requires_grad_() for leaf in leaves]
             with torch.autocast(x.device.type, enabled=False):
                 scales, shifts, new_state = relay(*leaves)
-        ctx.relay = [*leaves, *weights], (scales, shifts, new_state)
+        inputs = [*leaves, *weights]
+        wanted = [v.requires_grad for v in inputs]  # it may be another in the backward
+        ctx.relay = inputs, wanted, (scales, shifts, new_state)
         scales, shifts = scales.detach().to(groups.dtype), shifts.detach()
         centered.mul_((scales * rstd)[:, :, None, :, None, None])
         centered.add_(shifts.to(groups.dtype)[:, :, None, :, None, None])
         out = (out.relu_() if spec.relu else out).to(x.dtype)
-        ctx.save_for_backward(x, out if spec.relu else None, mean, rstd, scales)
+        # The weights, so that changing them before the backward pass is an error.
+        kept = x, out if spec.relu else None, mean, rstd, scales, *weights
+        ctx.save_for_backward(*kept)
         ctx.mark_non_differentiable(mean, var)
         return out, new_state.detach(), mean, var
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out, grad_state, *_):
         """The gradient of x is grad * scale * rstd + (x - mean) * slope + offset, where
         slope and offset come through the statistics and the pooled features."""
+        _refuse_second_derivatives('aten')
         spec = ctx.spec
-        x, out, mean, rstd, scales = ctx.saved_tensors
+        x, out, mean, rstd, scales, *_ = ctx.saved_tensors
         if grad_out is None:
             grad_out = torch.zeros_like(x)
         if spec.relu:  # as in autograd's own, a NaN in the output lets it pass
@@ -328,14 +349,14 @@ class _AtenNormalize(torch.autograd.Function):
         clips, _, t, _, height, width = grad.shape
         grad_shift = _sums(grad)  # (N, G, C)
         grad_scale = _sums(grad * centered) * rstd
-        inputs, outputs = ctx.relay
+        inputs, wanted, outputs = ctx.relay
         grads = grad_scale, grad_shift, grad_state
         outputs, grads = zip(*((o, g) for o, g in zip(outputs, grads) if g is not None))
         grads = [g.to(o.dtype) for o, g in zip(outputs, grads)]
-        wanted = [v for v in inputs if v.requires_grad]
+        leaves = [leaf for leaf, is_wanted in zip(inputs, wanted) if is_wanted]
         with torch.autocast(x.device.type, enabled=False):
-            given = iter(torch.autograd.grad(outputs, wanted, grads, retain_graph=True))
-        grad_pooled, *grads = [next(given) if v.requires_grad else None for v in inputs]
+            given = iter(torch.autograd.grad(outputs, leaves, grads, retain_graph=True))
+        grad_pooled, *grads = [next(given) if w else None for w in wanted]
         if len(inputs) == 9:
             grads = [None, *grads]  # no state
         factor = (scales * rstd)[:, :, None, :, None, None]
@@ -349,11 +370,26 @@ class _AtenNormalize(torch.autograd.Function):
         else:
             torch.mul(grad, factor, out=centered)
         centered.add_(offset[:, :, None, :, None, None])
-        return None, None, None, centered.to(x.dtype).flatten(0, 2), *grads
+        return None, None, None, None, centered.to(x.dtype).flatten(0, 2), *grads
 
 
 def _as_it_is(tensor):
     return tensor
+
+
+def _refuse_second_derivatives(backend):
+    """Raise in a backward pass whose own graph is wanted (create_graph=True): it would
+    lack this layer, and what is derived from it would be wrong.
+
+    Raises:
+        RuntimeError: the graph is wanted.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"the dynamic normalization's backend {backend!r} has no derivatives of "
+            "gradients (create_graph=True): build the network with backend='plain', or "
+            'set RESNET_DNR_BACKEND=plain'
+        )
 
 
 def _in_groups(x, spec):
@@ -673,8 +709,8 @@ class _TritonNormalize(torch.autograd.Function):
         return out, new_state
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out, grad_state):
+        _refuse_second_derivatives('triton')
         plan = ctx.plan
         if plan.backward[0].run is None:
             plan.compile(plan.backward)

@@ -361,6 +361,74 @@ def test_blocks_that_are_compiled_alone():
     close(step(network, images()), wanted, 1e-4, 1e-5)
 
 
+def test_a_stage_stays_the_same_object():
+    """So whatever else has it, such as a list, has the converted one."""
+
+    class Listed(nn.Sequential):
+        pass
+
+    network = small()
+    network.layer1 = Listed(*network.layer1)
+    network.layer1.width = 8
+    stage, calls = network.layer1, []
+    network.listed = [stage]
+    stage.register_forward_hook(lambda *_: calls.append(True))
+    add_dnr(network, 4)
+    assert network.listed[0] is network.layer1 is stage and stage.width == 8
+    calls.clear()
+    network(images())
+    assert calls == [True] and type(stage) is RelayStage
+
+
+def test_some_stages_alone():
+    network = small()
+    add_dnr(nn.Sequential(network.layer2), 4)
+    assert type(network.layer1) is nn.Sequential and type(network.layer2) is RelayStage
+    step(network, images())
+
+
+@pytest.mark.parametrize('name', ['relay', 'norms', 'recomputed', 'names'])
+def test_names_that_a_stage_has(name):
+    network = small()
+    blocks = dict(network.layer1.named_children())
+    network.layer1 = nn.Sequential()
+    for old, block in blocks.items():
+        network.layer1.add_module(name if old == '1' else old, block)
+    modules = list(network.modules())
+    with pytest.raises(ValueError, match=rf'layer1\.{name} should have another name'):
+        add_dnr(network, 4)
+    assert list(network.modules()) == modules
+
+
+def test_averaged_weights_get_their_statistics():
+    """By the momentum that docs/any_network.md says."""
+    network = add_dnr(small(), 4)
+    norms = [m for m in network.modules() if hasattr(m, 'running_mean')]
+    batches = [images(), images(), images()]
+    wanted = []
+    for batch in batches:
+        copied = copy.deepcopy(network)
+        for norm in copied.modules():
+            norm.momentum = 1
+        copied(batch)
+        wanted.append(copied.layer1[0].bn2.running_mean)
+    for k, batch in enumerate(batches, 1):
+        for norm in norms:
+            norm.momentum = 1 / k
+        network(batch)
+    close([network.layer1[0].bn2.running_mean], [sum(wanted) / 3], 1e-5, 1e-6)
+
+
+def test_on_the_meta_device_first():
+    network = add_dnr(small(), 4).to('meta').to_empty(device='cpu')
+    for module in network.modules():
+        if hasattr(module, 'reset_parameters'):
+            module.reset_parameters()
+    norm = network.layer1[0].bn2
+    assert norm.running_mean.eq(0).all() and norm.running_var.eq(1).all()
+    assert norm.num_batches_tracked == 0
+
+
 def test_a_bias_that_is_trained_is_enough():
     network = small()
     network.requires_grad_(False)

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import gc
 import inspect
 import logging
 import os
@@ -16,13 +17,16 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
+import weakref
 from typing import NamedTuple, Tuple
 
 import literal
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from resnet_dnr import (
     CrossLayerNorm,
@@ -678,9 +682,8 @@ def test_second_derivatives(device, backend):
     layer = build_layer(SMALL._replace(relu=False), backend, device)
     norm, relay, x, _ = layer
     out, _ = norm(x, relay)
-    (grad,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='once_differentiable'):
-        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="backend='plain'"):
+        torch.autograd.grad(out.square().sum(), x, create_graph=True)
 
     # Curvature along one direction, by differences of the first derivative.
     norm, relay, x, _ = exact(*layer)
@@ -694,6 +697,109 @@ def test_second_derivatives(device, backend):
     x = x.detach()
     differences = [gradient((x + sign * step).requires_grad_()) for sign in (1, -1)]
     assert relative_error(second, (differences[0] - differences[1]) / 2) < 1e-5
+
+
+@on_paths
+@modes
+def test_nothing_stays(training, device, backend):
+    """No graph outlives its step, nor one that nobody asked for."""
+    norm, relay, x, _ = build_layer(SMALL._replace(training=training), backend, device)
+
+    def live():
+        gc.collect()
+        return sum(type(item) in (Tensor, nn.Parameter) for item in gc.get_objects())
+
+    counts = []
+    for _ in range(4):
+        norm(x, relay)[0].sum().backward()
+        with torch.no_grad():
+            norm(x, relay)
+        counts.append(live())
+    assert counts[1] == counts[3]
+    weight = weakref.ref(relay.input_map[0].weight)
+    del norm, relay, x
+    gc.collect()
+    assert weight() is None
+
+
+@pytest.mark.parametrize('backend', ['plain', 'aten'])
+def test_weights_that_change_before_the_backward_pass(backend):
+    norm, relay, x, _ = build_layer(SMALL, backend, 'cpu')
+    out, _ = norm(x, relay)
+    with torch.no_grad():
+        relay.input_map[0].weight.mul_(2)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        out.sum().backward()
+
+
+@on_paths
+def test_weights_that_are_trained_after_all(device, backend):
+    """They were frozen in the forward pass."""
+    norm, relay, x, _ = build_layer(SMALL, backend, device)
+    relay.requires_grad_(False)
+    out, _ = norm(x, relay)
+    relay.requires_grad_(True)
+    out.sum().backward()
+    assert all(p.grad is None for p in relay.parameters())
+
+
+class Adapted(nn.Module):
+    """A Linear with a low-rank addition, as adapters have it."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = linear
+        self.down = nn.Linear(linear.in_features, 1, bias=False)
+        self.up = nn.Linear(1, linear.out_features, bias=False)
+
+    @property
+    def weight(self):
+        return self.linear.weight
+
+    @property
+    def bias(self):
+        return self.linear.bias
+
+    def forward(self, x):
+        return self.linear(x) + self.up(self.down(x))
+
+
+def pruned(linear):
+    return prune.l1_unstructured(linear, 'weight', 0.5)
+
+
+def parametrized(linear):
+    return nn.utils.parametrizations.weight_norm(linear)
+
+
+@on_paths
+@pytest.mark.parametrize('change', [Adapted, pruned, parametrized])
+def test_weights_that_are_computed(change, device, backend):
+    """Each has its gradient, and the output is that of the plain operations."""
+    if not hasattr(nn.utils.parametrizations, 'weight_norm'):
+        pytest.skip('this torch has no weight_norm as a parametrization')
+    norm, relay, x, _ = build_layer(SMALL, backend, device)
+    for layers in (relay.input_map, relay.hidden_map):
+        for i in (0, 2):
+            layers[i] = change(layers[i]).to(x.device)
+    other = copy.deepcopy(norm)
+    other.backend = 'plain'
+    out, _ = norm(x, relay)
+    assert torch.equal(out, other(x, relay)[0])
+    out.square().sum().backward()
+    assert all(p.grad is not None for p in relay.parameters())
+
+
+@pytest.mark.parametrize('backend', ['plain', 'aten'])
+def test_a_quantized_relay(backend):
+    norm, relay, x, _ = build_layer(SMALL._replace(training=False), backend, 'cpu')
+    relay = relay.float()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # torch's: it will move to torchao
+        quantized = torch.ao.quantization.quantize_dynamic(relay, {nn.Linear})
+    out, expected = (norm(x.detach(), cell)[0] for cell in (quantized, relay))
+    assert not torch.equal(out, expected)
+    assert relative_error(out, expected) < 0.1
 
 
 @on_paths
