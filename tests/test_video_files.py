@@ -89,6 +89,11 @@ def damage(path):
     path.write_bytes(content)
 
 
+def make_picture(path):
+    _, content = cv2.imencode('.png', np.zeros((32, 48, 3), np.uint8))
+    path.write_bytes(content.tobytes())
+
+
 @pytest.mark.parametrize(
     'spoil, fault',
     [
@@ -100,6 +105,7 @@ def damage(path):
         ),
         (half, 'Invalid data.*only a part of one'),  # the index is at the end
         (make_audio, 'it has no video stream'),
+        (make_picture, 'it is a picture, and no video'),
         (damage, 'Invalid data|frame|frames can be decoded'),
     ],
 )
@@ -110,6 +116,14 @@ def test_bad_files(tmp_path, spoil, fault):
     with pytest.raises(VideoError, match=fault) as error, Video(path) as video:
         video.read(range(len(video)))
     assert '\n' not in str(error.value)
+
+
+def test_a_text(tmp_path):
+    """FFmpeg draws one that is named .txt, such as a list of videos."""
+    path = tmp_path / 'test.txt'
+    path.write_text('a/b.mp4 1\n' * 20)
+    with pytest.raises(VideoError, match='it is a text, and no video|it is no video'):
+        Video(path)
 
 
 def test_fewer_frames_than_the_header_says(tmp_path):

@@ -91,6 +91,11 @@ class Video:
 
     def _read_index(self):
         """The packets' time stamps; nothing is decoded."""
+        kind = self._file.format.name
+        # FFmpeg draws a text, and shows a picture once.
+        if kind in ('tty', 'image2') or kind.endswith('_pipe'):
+            what = 'a text' if kind == 'tty' else 'a picture'
+            raise VideoError(f'it is {what}, and no video')
         self._stream = video_stream(self._file)
         # Matroska, and so WebM, says no number of frames, but how long the longest
         # stream is. Other containers without a number leave FFmpeg to guess that.

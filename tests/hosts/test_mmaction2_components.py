@@ -9,6 +9,7 @@ from hosts import HostError
 from hosts.frame_indices import frame_indices
 from hosts.mmaction2_components import (
     FullBatchSampler,
+    V1AccMetric,
     V1Head,
     V1Head3D,
     V1Preprocessor,
@@ -321,6 +322,13 @@ def test_results(tmp_path, capsys):
         'Top-1 Accuracy = 75.00',
         'Top-5 Accuracy = 100.00',
     ]
+
+
+def test_validation_has_the_mean_class_accuracy_of_testing():
+    scores = np.float32([[3, 1, 0], [0, 2, 1], [1, 0, 5], [4, 0, 1]])
+    accuracies = V1AccMetric().calculate(list(scores), [0, 1, 1, 0])
+    assert accuracies == dict(top1=0.75, top5=1, mean1=0.75)
+    assert 'mean1' not in V1AccMetric('top_k_accuracy').calculate(list(scores), [0] * 4)
 
 
 def test_results_softmax(tmp_path, capsys):

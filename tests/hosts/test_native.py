@@ -9,11 +9,12 @@ from hosts import HostError
 from hosts.mmaction2 import import_components
 from hosts.mmaction2_config import load_config, translate
 from hosts.mmaction2_native import check_types
-from script_calls import call, make_clips
+from script_calls import call, make_clips, run
 
 DEMO = str(ROOT / 'configs' / 'DNR_resnet18_arrow_demo.py')
 TRAIN = ROOT / 'tools' / 'train_recognizer.py'
 TEST = ROOT / 'tools' / 'test_recognizer.py'
+LAUNCH = ROOT / 'tools' / 'launch.py'
 CLIP = (
     "dict(type='V1SampleFrames', num_segments=1, new_length=8, new_step=1, "
     'random_shift=False, temporal_jitter=False, test_mode=False)'
@@ -101,6 +102,17 @@ def test_training_and_testing(folder):
     code, log = call(TEST, config, 'ema/epoch_2.pth', '--out', 'native.pkl', cwd=folder)
     assert code == 0, log
     assert 'Top-1 Accuracy' in log and 'confusion_matrix/result' in log
+    assert 'has label' not in log
+
+    videos = (folder / 'data/arrow/test.txt').read_text().splitlines()
+    path, frames, label = videos[0].split()
+    (folder / 'doubtful.txt').write_text(
+        '\n'.join([*videos, f'{path} {frames} {(int(label) + 1) % 4}'])
+    )
+    arguments = ['--out', 'doubtful.pkl', '--cfg-options']
+    arguments += ['data.test.ann_file=doubtful.txt']
+    code, log = call(TEST, config, 'ema/epoch_2.pth', *arguments, cwd=folder)
+    assert code == 0 and f'doubtful.txt, line {len(videos) + 1}: ' in log, log
 
     code, log = call(
         TRAIN,
@@ -114,6 +126,26 @@ def test_training_and_testing(folder):
     assert code == 0, log
     again = torch.load(folder / 'again' / 'epoch_2.pth', weights_only=True)
     assert again['ema_state_dict']['steps'] == checkpoint['ema_state_dict']['steps']
+
+
+def test_averaged_weights_of_two_processes(folder):
+    """Their running statistics are those of validation, the mean over processes; the
+    best checkpoint is kept, as docs/mmaction2.md says."""
+    best = "dict(type='CheckpointHook', interval=-1, save_best='acc/top1', "
+    hooks = (
+        f"dict(type='EMAHook', momentum=0.5), {best}rule='greater', save_last=False)"
+    )
+    config = write(folder, f'dict(custom_hooks=[{hooks}])', 'ema.py')
+    arguments = [config, '--work_dir', 'two', '--seed', 0, '--validate']
+    run(LAUNCH, TRAIN, 2, *arguments, '--launcher', 'pytorch', cwd=folder)
+    checkpoint = torch.load(folder / 'two' / 'epoch_1.pth', weights_only=True)
+    trained = checkpoint['ema_state_dict']
+    names = [name for name in checkpoint['state_dict'] if '.running_' in name]
+    assert len(names) > 8
+    for name in names:
+        averaged = checkpoint['state_dict'][name]
+        assert torch.equal(averaged, trained[f'module.{name}']), name
+    assert len(list((folder / 'two').glob('best_acc_top1_epoch_*.pth'))) == 1
 
 
 @pytest.mark.parametrize(

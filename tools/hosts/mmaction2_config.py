@@ -167,13 +167,13 @@ def translate(v1, validate=False, splits=SPLITS):
         cfg.update(
             test_dataloader=loaders['test'],
             test_cfg=dict(type='TestLoop'),
-            test_evaluator=dict(type='AccMetric'),
+            test_evaluator=dict(type='V1AccMetric'),
         )
     if validate:
         cfg.update(
             val_dataloader=loaders['val'],
             val_cfg=dict(type='ValLoop'),
-            val_evaluator=dict(type='AccMetric'),
+            val_evaluator=dict(type='V1AccMetric'),
         )
     cfg.update(_runtime(v1, speed))
     types = {loader['dataset']['type'] for loader in loaders.values()}
@@ -518,7 +518,7 @@ def _runtime(v1, speed):
             sampler_seed=dict(type='DistSamplerSeedHook'),
             # Processes evaluate, and the checkpoint holds, the mean of
             # their running statistics.
-            sync_buffers=dict(type='SyncBuffersHook'),
+            sync_buffers=dict(type='SyncAllBuffersHook'),
             plain_checkpoint=dict(type='PlainCheckpointHook'),
             faithful_training=dict(
                 type='FaithfulTrainingHook', speed=speed, notes=describe(speed)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from checkpoint_files import read_checkpoint
 from mmaction.registry import HOOKS
-from mmengine.dist import all_reduce, is_main_process
+from mmengine.dist import all_reduce, all_reduce_params, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook, SyncBuffersHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from whole_files import write_whole
@@ -115,6 +115,10 @@ class FaithfulTrainingHook(Hook):
         for line in [warning] * bool(warning) + doubts_of(*datasets_of(runner)):
             runner.logger.warning(line)
 
+    def before_test(self, runner):
+        for line in doubts_of(*datasets_of(runner, ['test'])):
+            runner.logger.warning(line)
+
     def after_train_iter(self, runner, *args, **kwargs):
         if not self.begun and is_main_process():
             begin_training(runner.work_dir, self.resumed, self.meta)
@@ -198,6 +202,20 @@ class PlainCheckpointHook(Hook):
 
 
 @HOOKS.register_module()
+class SyncAllBuffersHook(SyncBuffersHook):
+    """Averages running statistics over processes, those of averaged weights, too.
+
+    EMAHook has copied a process's own before, and its copy is what a checkpoint gets.
+    """
+
+    def after_train_epoch(self, runner):
+        super().after_train_epoch(runner)
+        for hook in runner.hooks:
+            if self.distributed and isinstance(hook, EMAHook):
+                all_reduce_params(hook.ema_model.buffers(), op='mean')
+
+
+@HOOKS.register_module()
 class CountReplacedHook(Hook):
     """Logs after each epoch how many videos were replaced, in all processes."""
 
@@ -223,9 +241,9 @@ def list_of(runner):
     return runner.cfg.train_dataloader['dataset'].get('ann_file')
 
 
-def datasets_of(runner):
+def datasets_of(runner, splits=('train', 'val')):
     """What lists.doubts_of takes, of a Runner's training and validation."""
-    loaders = (runner.cfg.get(f'{split}_dataloader') for split in ('train', 'val'))
+    loaders = (runner.cfg.get(f'{split}_dataloader') for split in splits)
     for dataset in (loader['dataset'] for loader in loaders if loader):
         folder = dataset.get('data_prefix', {}).get('img')
         yield dataset.get('type'), dataset.get('ann_file'), folder
