@@ -102,7 +102,7 @@ def test_training_and_testing(folder):
     code, log = call(TEST, config, 'ema/epoch_2.pth', '--out', 'native.pkl', cwd=folder)
     assert code == 0, log
     assert 'Top-1 Accuracy' in log and 'confusion_matrix/result' in log
-    assert 'has label' not in log
+    assert 'has label' not in log and 'trained with' not in log
 
     videos = (folder / 'data/arrow/test.txt').read_text().splitlines()
     path, frames, label = videos[0].split()
@@ -110,9 +110,15 @@ def test_training_and_testing(folder):
         '\n'.join([*videos, f'{path} {frames} {(int(label) + 1) % 4}'])
     )
     arguments = ['--out', 'doubtful.pkl', '--cfg-options']
-    arguments += ['data.test.ann_file=doubtful.txt']
+    arguments += [
+        'data.test.ann_file=doubtful.txt',
+        'model.backbone.running_stats=shared',
+        'model.backbone.backend=plain',
+    ]
     code, log = call(TEST, config, 'ema/epoch_2.pth', *arguments, cwd=folder)
     assert code == 0 and f'doubtful.txt, line {len(videos) + 1}: ' in log, log
+    warning = "running_stats='shared', and trained with 'grouped'\n"
+    assert f'ema/epoch_2.pth is tested with model.backbone.{warning}' in log, log
 
     code, log = call(
         TRAIN,

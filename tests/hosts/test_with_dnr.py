@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 from hosts import HostError
-from hosts.backbones import check_pretrained
+from hosts.backbones import backbone_warning, check_pretrained, unseen_of
 from hosts.mmaction2 import import_components, load_config, translate
 from hosts.mmaction2_components import FastWithDNR, shift_in_layout
 from hosts.mmaction2_runner import build_backbone
@@ -416,3 +416,23 @@ def test_settings_of_speed_in_a_config():
     native = translate(load_config(str(path), options))
     assert native.model.backbone.type == 'FastWithDNR'
     assert build_backbone(native.model).amp == 'bf16'
+
+
+@pytest.mark.parametrize(
+    'meta, warning',
+    [
+        (dict(backbone=unseen_of(dict(type='WithDNR', n_segment=8))), None),
+        (
+            dict(backbone=unseen_of(dict(type='WithDNR', n_segment=4))),
+            'a.pth is tested with model.backbone.n_segment=8, and trained with 4',
+        ),
+        (dict(backbone={}), None),
+        (dict(backbone=3), None),
+        (3, None),
+    ],
+)
+def test_a_network_that_computes_another(meta, warning):
+    backbone = dict(type='WithDNR', backbone=dict(type='ResNetTSM'))
+    assert backbone_warning(dict(meta=meta), 'a.pth', backbone) == warning
+    assert backbone_warning(dict(), 'a.pth', backbone) is None
+    assert unseen_of(dict(type='ResNet')) == {}

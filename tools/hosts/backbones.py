@@ -4,6 +4,48 @@ import math
 
 from . import HostError
 
+# What the tensors of a checkpoint do not show, and what a config means that says none.
+UNSEEN = dict(n_segment=8, num_groups=4, running_stats='grouped')
+
+
+def unseen_of(backbone):
+    """What a checkpoint notes of its network, to compare in testing.
+
+    Args:
+        backbone (dict): model.backbone of a config.
+
+    Returns:
+        dict: names of UNSEEN and their values; empty without DNR.
+    """
+    if not backbone['type'].endswith('DNR'):
+        return {}
+    return {name: backbone.get(name, value) for name, value in UNSEEN.items()}
+
+
+def backbone_warning(checkpoint, path, backbone):
+    """What to say where a network is tested that computes another than was trained.
+
+    Args:
+        checkpoint (dict): what read_checkpoint returned.
+        path (str): where it is from.
+        backbone (dict): model.backbone of the config, now.
+
+    Returns:
+        str | None: None, too, where the checkpoint does not say.
+    """
+    meta = checkpoint.get('meta')
+    before = meta.get('backbone') if isinstance(meta, dict) else None
+    if not isinstance(before, dict):
+        return None
+    changed = [
+        f'{name}={value!r}, and trained with {before[name]!r}'
+        for name, value in unseen_of(backbone).items()
+        if before.get(name, value) != value
+    ]
+    if not changed:
+        return None
+    return f'{path} is tested with model.backbone.{"; ".join(changed)}'
+
 
 def network_of(backbone):
     """The config of the network itself.

@@ -13,7 +13,7 @@ import torch
 from checkpoint_files import choose_fitting, fill_model, read_checkpoint
 
 from . import HostError, ignore_torch_warnings
-from .backbones import check_pretrained, leave_out_pretrained
+from .backbones import backbone_warning, check_pretrained, leave_out_pretrained
 from .checks import check_fcn_testing, check_gpus, check_out, check_unused_stages
 from .locks import FolderLock
 from .mmaction2_config import load_config, translate
@@ -138,6 +138,9 @@ def test(args):
     with naming_native(native):
         runner = build_runner(cfg, args.launcher)
     fill_model(model_of(runner), checkpoint['state_dict'], args.checkpoint)
+    warning = backbone_warning(checkpoint, args.checkpoint, cfg.model.backbone)
+    if warning:
+        runner.logger.warning(warning)
     runner.test()
     leave_group()
 

@@ -21,6 +21,7 @@ from mmengine.runner import CheckpointLoader
 from whole_files import write_whole
 
 from . import HostError
+from .backbones import unseen_of
 from .checkpoint_folder import begin_training, record_last, remove_old
 from .lists import doubts_of
 from .resuming import (
@@ -156,6 +157,7 @@ class FaithfulTrainingHook(Hook):
             batch_of(runner, self.speed),
             self.speed,
         )
+        checkpoint['meta']['backbone'] = unseen_of(runner.cfg.model.backbone)
 
 
 @HOOKS.register_module()
