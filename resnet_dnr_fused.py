@@ -197,6 +197,8 @@ def as_operator(relay: nn.Module) -> Callable:
     """
     if _relay is None or not _is_compiling() or _is_exporting():
         return relay
+    if not _has_own_weights(relay):
+        return relay
 
     def run(x, state=None):
         state = x.new_zeros(2, x.size(0), x.size(2)) if state is None else state

@@ -790,6 +790,17 @@ def test_weights_that_are_computed(change, device, backend):
     assert all(p.grad is not None for p in relay.parameters())
 
 
+@pytest.mark.skipif(not hasattr(nn.Module, 'compile'), reason='torch has no compile')
+@pytest.mark.skipif(INTERPRETED, reason='not of the kernels')
+def test_compiled_weights_that_are_computed():
+    norm, relay, x, _ = build_layer(SMALL, 'auto', 'cpu')
+    for layers in (relay.input_map, relay.hidden_map):
+        for i in (0, 2):
+            layers[i] = Adapted(layers[i])
+    torch.compile(norm, backend='aot_eager')(x, relay)[0].square().sum().backward()
+    assert all(p.grad is not None for p in relay.parameters())
+
+
 @pytest.mark.parametrize('backend', ['plain', 'aten'])
 def test_a_quantized_relay(backend):
     norm, relay, x, _ = build_layer(SMALL._replace(training=False), backend, 'cpu')
