@@ -37,7 +37,8 @@ def parse_args():
     parser.add_argument(
         '--use_softmax',
         action='store_true',
-        help='average softmax scores for the accuracies',
+        help="mmaction v1's: average softmax scores; accuracies stay the same, since "
+        'there is one row of scores a video',
     )
     parser.add_argument(
         '--fcn_testing', action='store_true', help='for 3D recognizers only'

@@ -42,7 +42,7 @@ SMALL = [
 
 
 def run(host, folder, *command, code=0):
-    env = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='2')
+    env = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
     python = sys.executable
     if host == 'v1':
         python, env['MMACTION_ROOT'] = V1_PYTHON, V1_CHECKOUT
@@ -155,6 +155,8 @@ def test_training_step(folder, monkeypatch):
             CONFIG,
             '--work_dir',
             folder / host,
+            '--seed',
+            0,
             '--cfg-options',
             *options,
         )
