@@ -156,11 +156,15 @@ def _has_transforms():
 def _has_own_weights(relay):
     """Whether a cell's maps compute with weights of their own, which are read here: not
     with pruned, parametrized, quantized, adapted or sharded ones."""
+    if isinstance(relay, JoinedCell):  # for which join() has looked
+        return True
+    if 'input_map' not in relay._modules:  # a wrapper, such as FSDP, passes the name on
+        return False
     for first, _, second in (relay.input_map, relay.hidden_map):
         for layer in (first, second):
-            if type(layer) is not nn.Linear or (
-                type(layer._parameters.get('weight')) not in (Tensor, nn.Parameter)
-            ):
+            own = layer._parameters
+            kinds = type(own.get('weight')), type(own.get('bias'))
+            if type(layer) is not nn.Linear or not set(kinds) <= {Tensor, nn.Parameter}:
                 return False
     return True
 
@@ -170,8 +174,7 @@ class JoinedCell:
     that autograd adds up one gradient a layer, not eight."""
 
     def __init__(self, relay):
-        self.relay = relay
-        self.input_map, self.hidden_map = relay.input_map, relay.hidden_map
+        self.relay, self.input_map = relay, relay.input_map
         self._vector = None
 
     def __call__(self, *args):

@@ -768,12 +768,16 @@ def pruned(linear):
     return prune.l1_unstructured(linear, 'weight', 0.5)
 
 
+def with_pruned_bias(linear):
+    return prune.l1_unstructured(linear, 'bias', 0.5)
+
+
 def parametrized(linear):
     return nn.utils.parametrizations.weight_norm(linear)
 
 
 @on_paths
-@pytest.mark.parametrize('change', [Adapted, pruned, parametrized])
+@pytest.mark.parametrize('change', [Adapted, pruned, with_pruned_bias, parametrized])
 def test_weights_that_are_computed(change, device, backend):
     """Each has its gradient, and the output is that of the plain operations."""
     if not hasattr(nn.utils.parametrizations, 'weight_norm'):
@@ -787,6 +791,34 @@ def test_weights_that_are_computed(change, device, backend):
     out, _ = norm(x, relay)
     assert torch.equal(out, other(x, relay)[0])
     out.square().sum().backward()
+    assert all(p.grad is not None for p in relay.parameters())
+
+
+class Wrapped(nn.Module):
+    """A cell in a module that passes its names on and does more, as FSDP does."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+        self.gain = nn.Parameter(torch.tensor(2.0))
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.cell, name)
+
+    def forward(self, *args):
+        scale, shift, state = self.cell(*args)
+        return self.gain * scale, shift, state
+
+
+@on_paths
+def test_a_wrapped_cell(device, backend):
+    norm, relay, x, _ = build_layer(SMALL, backend, device)
+    relay = Wrapped(relay).to(x.device)
+    joined = fused.join(relay, x)  # as a stage does
+    norm(x, joined)[0].square().sum().backward()
     assert all(p.grad is not None for p in relay.parameters())
 
 

@@ -1,6 +1,7 @@
 """WithDNR and add_dnr on mmaction2's networks, and the configs that name them."""
 
 import copy
+import inspect
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,12 @@ import pytest
 import torch
 from conftest import ROOT
 from hosts import HostError
-from hosts.backbones import backbone_warning, check_pretrained, unseen_of
+from hosts.backbones import (
+    UNSEEN,
+    backbone_warning,
+    check_pretrained,
+    unseen_of,
+)
 from hosts.mmaction2 import import_components, load_config, translate
 from hosts.mmaction2_components import FastWithDNR, shift_in_layout
 from hosts.mmaction2_runner import build_backbone
@@ -18,7 +24,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from add_dnr import RelayStage, WithDNR, add_dnr
-from resnet_dnr import DynamicNorm
+from resnet_dnr import DynamicNorm, ResNet_DNR
 
 pytest.importorskip('mmaction', reason='needs mmaction2: ./tools/setup/setup_env.sh')
 CONFIGS = ROOT / 'configs'
@@ -436,3 +442,6 @@ def test_a_network_that_computes_another(meta, warning):
     assert backbone_warning(dict(meta=meta), 'a.pth', backbone) == warning
     assert backbone_warning(dict(), 'a.pth', backbone) is None
     assert unseen_of(dict(type='ResNet')) == {}
+    for made in (add_dnr, ResNet_DNR):
+        parameters = inspect.signature(made).parameters
+        assert {name: parameters[name].default for name in UNSEEN} == UNSEEN

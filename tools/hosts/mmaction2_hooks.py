@@ -244,7 +244,7 @@ def list_of(runner):
 
 
 def datasets_of(runner, splits=('train', 'val')):
-    """What lists.doubts_of takes, of a Runner's training and validation."""
+    """What lists.doubts_of takes, of some of a Runner's data sets."""
     loaders = (runner.cfg.get(f'{split}_dataloader') for split in splits)
     for dataset in (loader['dataset'] for loader in loaders if loader):
         folder = dataset.get('data_prefix', {}).get('img')
