@@ -94,9 +94,20 @@ class Meeting(RendezvousHandler):
         self.run_id = run_id
         self.refused = refused
         self.store, self.round = None, 0
+        self.process_store = None
 
     def get_backend(self):
         return 'meeting'
+
+    @property
+    def use_agent_store(self):
+        """Whether the processes meet in a store of the launcher's.
+
+        Where process 0 opens one, seconds later, another program may have its port
+        by then. Several machines need that: older releases of PyTorch tell starts
+        apart by a machine's own number of restarts, and these can differ.
+        """
+        return self.machines == 1
 
     def get_run_id(self):
         return self.run_id
@@ -144,11 +155,17 @@ class Meeting(RendezvousHandler):
             self.store = self._open(deadline)
         self._check_in(deadline)
         store = PrefixStore(f'{self.round}/agents', self.store)
+        port = None  # any free one, for process 0
+        if self.use_agent_store:  # a new one each time, with nothing in it
+            self.process_store = TCPStore(
+                self.address, 0, is_master=True, wait_for_workers=False
+            )
+            port = self.process_store.port
         return RendezvousInfo(
             store,
             self.rank,
             self.machines,
-            RendezvousStoreInfo.build(self.rank, store, self.address),
+            RendezvousStoreInfo.build(self.rank, store, self.address, port),
         )
 
     def _open(self, deadline):

@@ -102,6 +102,7 @@ def run(task, args):
     from .processes import (
         LAUNCHER,
         describe_os_error,
+        ending_at_once,
         is_lost_peer,
         is_lost_worker,
         is_said,
@@ -114,29 +115,30 @@ def run(task, args):
         task = record(task)
     except ImportError:  # PyTorch before 1.9, of mmaction v1's days
         pass
-    try:
-        with one_interrupt():
-            task(args)
-    except HostError as error:
-        # A data loader's worker puts its traceback before the text.
-        text = str(error).split(f'{type(error).__name__}: ')[-1].strip()
-        if is_said(text, error.told):
-            sys.exit(1)
-        sys.exit(f'error: {text}')
-    except OSError as error:
-        if error.errno is None:
-            raise
-        sys.exit(f'error: {describe_os_error(error)}')
-    except KeyboardInterrupt:
-        sys.exit(130)  # as a shell has it
-    except RuntimeError as error:
-        if is_lost_worker(error):
-            sys.exit(
-                f'error: {str(error).strip()} Was there too little memory? Fewer '
-                'data.workers_per_gpu need less'
-            )
-        if not is_lost_peer(error):
-            raise
-        if os.environ.get(LAUNCHER):
-            sys.exit(1)
-        sys.exit('error: another process of this launch has ended')
+    with ending_at_once():
+        try:
+            with one_interrupt():
+                task(args)
+        except HostError as error:
+            # A data loader's worker puts its traceback before the text.
+            text = str(error).split(f'{type(error).__name__}: ')[-1].strip()
+            if is_said(text, error.told):
+                sys.exit(1)
+            sys.exit(f'error: {text}')
+        except OSError as error:
+            if error.errno is None:
+                raise
+            sys.exit(f'error: {describe_os_error(error)}')
+        except KeyboardInterrupt:
+            sys.exit(130)  # as a shell has it
+        except RuntimeError as error:
+            if is_lost_worker(error):
+                sys.exit(
+                    f'error: {str(error).strip()} Was there too little memory? Fewer '
+                    'data.workers_per_gpu need less'
+                )
+            if not is_lost_peer(error):
+                raise
+            if os.environ.get(LAUNCHER):
+                sys.exit(1)
+            sys.exit('error: another process of this launch has ended')

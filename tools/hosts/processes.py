@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import fcntl
 import hashlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -77,6 +78,35 @@ def is_said(text, told):
     except OSError:  # such as a full disk: better twice than not at all
         return told
     return said
+
+
+@contextlib.contextmanager
+def ending_at_once():
+    """End a process that an exception takes out of its group, without more ado.
+
+    Python's own end takes the group's threads down in their work, and then
+    PyTorch aborts the process now and then: the launcher would report that.
+    """
+    try:
+        yield
+    except BaseException as error:
+        dist = sys.modules.get('torch.distributed')
+        if not (dist and dist.is_available() and dist.is_initialized()):
+            raise
+        code = 1
+        try:  # as Python does with what nothing catches
+            if not isinstance(error, SystemExit):
+                sys.excepthook(type(error), error, error.__traceback__)
+            elif isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+            else:
+                code = error.code or 0
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for child in multiprocessing.active_children():
+                child.terminate()
+        finally:
+            os._exit(code)
 
 
 @contextlib.contextmanager
