@@ -14,7 +14,6 @@ import os
 import pickle
 import re
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -255,12 +254,6 @@ resume_from = None
 """
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return str(s.getsockname()[1])
-
-
 def start(folder, name, processes, *args):
     """Start a script of ours, through its shell script where it has one.
 
@@ -285,7 +278,6 @@ def start(folder, name, processes, *args):
         'PATH': path,
         'OMP_NUM_THREADS': '1',
         'MMACTION_ROOT': os.path.abspath(V1_CHECKOUT),
-        'PORT': free_port(),
         'CUDA_VISIBLE_DEVICES': '',
     }
     return subprocess.Popen(
@@ -546,6 +538,25 @@ def test_results_with_one_and_two_processes(work, trained):
         ]
     assert not (work / 'tmp').exists()
     assert not list(work.glob('*.tmp'))
+    assert 'has label' not in one and 'trained with' not in one
+
+
+@needs_v1
+def test_doubts_of_a_test_are_said_once(work, trained, tmp_path):
+    doubtful = tmp_path / 'doubtful.txt'
+    doubtful.write_text('clip0 8 0\nclip1 9 1\nclip0 8 1\n')
+    arguments = ['--out', tmp_path / 'doubtful.pkl', '--cfg-options']
+    arguments += [
+        f'data.test.ann_file={doubtful}',
+        'model.backbone.running_stats=shared',
+        'model.backbone.backend=plain',
+    ]
+    output = run(work, 'test', 2, 'config.py', 'work/epoch_3.pth', *arguments)
+    assert (
+        output.count(f'{doubtful}, line 3: val/clip0 has label 1, but in line 1 ') == 1
+    )
+    what = "running_stats='shared', and trained with 'grouped'"
+    assert output.count(f'epoch_3.pth is tested with model.backbone.{what}') == 1
 
 
 @needs_v1

@@ -21,7 +21,6 @@ from mmengine.runner import CheckpointLoader
 from whole_files import write_whole
 
 from . import HostError
-from .backbones import unseen_of
 from .checkpoint_folder import begin_training, record_last, remove_old
 from .lists import doubts_of
 from .resuming import (
@@ -156,8 +155,8 @@ class FaithfulTrainingHook(Hook):
             self.train_list,
             batch_of(runner, self.speed),
             self.speed,
+            runner.cfg.model.backbone,
         )
-        checkpoint['meta']['backbone'] = unseen_of(runner.cfg.model.backbone)
 
 
 @HOOKS.register_module()

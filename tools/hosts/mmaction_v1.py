@@ -26,6 +26,7 @@ from whole_files import write_or_keep, write_whole
 
 from . import HostError, backbones, v1_config, v1_data, v1_fixes
 from .checks import check_gpus, check_out
+from .lists import doubts_of
 from .locks import FolderLock
 from .processes import VARIABLES, interruptible, variables_of
 from .resuming import begin, choose_seed, is_done
@@ -131,12 +132,29 @@ def test(args):
     """
     check_out(args.out)
     script = load_script('test_recognizer', args)
-    leave_out_pretrained(mmcv.Config.fromfile(args.config))
+    cfg = mmcv.Config.fromfile(args.config)
+    leave_out_pretrained(cfg)
+
+    def load_checkpoint(model, filename, map_location=None):
+        checkpoint = load_filled_checkpoint(model, filename)
+        warn(backbones.backbone_warning(checkpoint, filename, cfg.model.backbone))
+        return checkpoint
+
+    script.load_checkpoint = load_checkpoint
+    data = cfg.data.test
+    warn(*doubts_of((data.type, data.get('ann_file'), data.get('img_prefix'))))
     options = [args.checkpoint, '--out', args.out]
     options += [
         '--' + name for name in ('use_softmax', 'fcn_testing') if getattr(args, name)
     ]
     run_script(script, args, options)
+
+
+def warn(*lines):
+    """Log some warnings in the first process; None is none."""
+    for line in lines:
+        if line and os.environ['RANK'] == '0':
+            logger.warning(line)
 
 
 def load_script(name, args):
@@ -166,7 +184,6 @@ def load_script(name, args):
     guard_one_video()
     guard_few_videos()
     guard_files(getattr(args, 'out', None))
-    script.load_checkpoint = load_filled_checkpoint
     script.collect_results = gather_results
     script.build_recognizer = build_recognizer(script.build_recognizer)
     v1_config.check_config(cfg, args)
@@ -402,7 +419,7 @@ def guard_loading(resume_from, checkpoint):
     BaseRunner.load_checkpoint = load_checkpoint
 
 
-def load_filled_checkpoint(model, filename, map_location=None):
+def load_filled_checkpoint(model, filename):
     """Load a checkpoint that fills the model, in place of mmcv's loader.
 
     mmcv's is not strict: after a printed line, the checkpoint of another
@@ -411,10 +428,9 @@ def load_filled_checkpoint(model, filename, map_location=None):
     Args:
         model (nn.Module): Loaded in place.
         filename (str): Path or URL of the checkpoint.
-        map_location (str): Not used; tensors are read to the CPU.
 
     Returns:
-        dict: The checkpoint.
+        dict: The checkpoint; its tensors are on the CPU.
 
     Raises:
         HostError: It cannot be read, leaves a parameter or a running

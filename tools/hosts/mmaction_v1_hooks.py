@@ -156,7 +156,7 @@ def install(cfg, seed, resumed, checkpoint, validate):
     def save_whole(model, filename, *args, meta=None, **kwargs):
         meta = dict(meta or {})
         folder = os.path.dirname(filename)
-        note_launch(meta, folder, train_list, batch, speed, seed)
+        note_launch(meta, folder, train_list, batch, speed, cfg.model.backbone, seed)
         with replacing(filename) as temporary:
             save(model, temporary, *args, meta=meta, **kwargs)
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from . import HostError
+from .backbones import unseen_of
 from .checkpoint_folder import newest_checkpoint, training_id
 from .processes import launch_id
 
@@ -180,8 +181,8 @@ def drawn_seed(*parts):
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def note_launch(meta, work_dir, train_list, batch, speed, seed=None):
-    """Note in a checkpoint's meta what resuming it wants to know.
+def note_launch(meta, work_dir, train_list, batch, speed, backbone, seed=None):
+    """Note in a checkpoint's meta what resuming and testing it want to know.
 
     Args:
         meta (dict): of the checkpoint.
@@ -189,6 +190,7 @@ def note_launch(meta, work_dir, train_list, batch, speed, seed=None):
         train_list (str | None): of resuming.list_digest.
         batch (dict): of resuming.describe_batch.
         speed (dict): of speed.speed_of.
+        backbone (dict): model.backbone of the config.
         seed (int | None): of the training; None where meta has it.
     """
     meta.update(
@@ -197,6 +199,7 @@ def note_launch(meta, work_dir, train_list, batch, speed, seed=None):
         launch=launch_id(),
         training=training_id(work_dir),
         train_list=train_list,
+        backbone=unseen_of(backbone),
     )
     if seed is not None:
         meta['seed'] = seed
