@@ -141,40 +141,56 @@ def test_a_process_ended_by_a_signal_is_named(tmp_path):
     assert 'Traceback' not in output
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(
-    'error, last',
-    [
-        ("HostError('no such config')", 'error: no such config'),
-        ("ValueError('a bug')", '[rank0]: ValueError: a bug'),
-    ],
-)
-def test_processes_leave_a_group_by_an_error(tmp_path, error, last):
-    """After a restart, in which they meet again; Python's own end, in which a group's
-    threads abort a process now and then, does not come."""
-    body = f"""
+# The part of Python's end in which a group's threads abort a process now and then.
+LEAVING = """
 import atexit, multiprocessing, socket
 import torch.distributed as dist
 from hosts.processes import on_first_rank
+class Kept:
+    def __del__(self):
+        print('the end of Python', flush=True)
+kept = Kept()
 socket.create_connection(('127.0.0.1', int(os.environ['MASTER_PORT']))).close()
 dist.init_process_group('gloo')
+"""
+
+
+@pytest.mark.full
+def test_processes_meet_again_and_leave_by_an_error(tmp_path):
+    body = """
 if count == '0' and rank == '1':
     os.kill(os.getpid(), signal.SIGKILL)
-def task(args):
-    multiprocessing.Process(target=time.sleep, args=[300], daemon=True).start()
-    atexit.register(print, 'the end of Python')
-    def first():
-        raise {error}
-    on_first_rank(first)
-run(task, None)
+if count == '0':
+    time.sleep(300)
+def first():
+    raise HostError('no such config')
+run(lambda _: on_first_rank(first), None)
 """
-    with launched(tmp_path, body, 2, MAX_RESTARTS='1') as process:
-        output = process.stdout.read()  # also to the end of the children
+    with launched(tmp_path, LEAVING + body, 2, MAX_RESTARTS='1') as process:
+        output = process.stdout.read()
     assert process.returncode == 1
     assert output.count('starting all processes again') == 1
-    lines = [line for line in output.splitlines() if not line.startswith('rank')]
-    assert lines[-1] == last
+    assert output.splitlines()[-1] == 'error: no such config'
     assert 'ended by' not in output and 'the end of Python' not in output
+
+
+@pytest.mark.full
+def test_a_process_that_leaves_by_an_error_cleans_up(tmp_path):
+    body = """
+def task(_):
+    context = multiprocessing.get_context('spawn')
+    context.Process(target=time.sleep, args=[300], daemon=True).start()
+    atexit.register(print, 'cleaned up')
+    task.queue = context.Queue()  # has semaphores of the system
+    raise ValueError('a bug')
+run(task, None)
+"""
+    with launched(tmp_path, LEAVING + body) as process:
+        output = process.stdout.read()  # to the end of the process it has started
+    assert process.returncode == 1
+    lines = output.splitlines()
+    assert lines[-2:] == ['[rank0]: ValueError: a bug', 'cleaned up']
+    assert 'leaked' not in output
 
 
 # ---- machines that meet

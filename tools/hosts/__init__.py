@@ -102,7 +102,7 @@ def run(task, args):
     from .processes import (
         LAUNCHER,
         describe_os_error,
-        ending_at_once,
+        ending_early,
         is_lost_peer,
         is_lost_worker,
         is_said,
@@ -115,7 +115,7 @@ def run(task, args):
         task = record(task)
     except ImportError:  # PyTorch before 1.9, of mmaction v1's days
         pass
-    with ending_at_once():
+    with ending_early():
         try:
             with one_interrupt():
                 task(args)

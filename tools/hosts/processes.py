@@ -3,11 +3,11 @@
 Each process of a launch is called by its rank, from 0 on.
 """
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
 import hashlib
-import multiprocessing
 import os
 import signal
 import sys
@@ -81,32 +81,31 @@ def is_said(text, told):
 
 
 @contextlib.contextmanager
-def ending_at_once():
-    """End a process that an exception takes out of its group, without more ado.
+def ending_early():
+    """Where an exception takes this process out of its group, spare Python's end.
 
-    Python's own end takes the group's threads down in their work, and then
-    PyTorch aborts the process now and then: the launcher would report that.
+    Its last part takes the group's threads down in their work, and then PyTorch aborts
+    the process now and then: the launcher would report that.
     """
     try:
         yield
     except BaseException as error:
         dist = sys.modules.get('torch.distributed')
-        if not (dist and dist.is_available() and dist.is_initialized()):
-            raise
-        code = 1
-        try:  # as Python does with what nothing catches
-            if not isinstance(error, SystemExit):
-                sys.excepthook(type(error), error, error.__traceback__)
-            elif isinstance(error.code, str):
-                print(error.code, file=sys.stderr)
-            else:
-                code = error.code or 0
+        if dist and dist.is_available() and dist.is_initialized():
+            code = error.code if isinstance(error, SystemExit) else 1
+            _end_early.code = 1 if isinstance(code, str) else code or 0
+        raise
+
+
+@atexit.register  # before all others, so it comes after them
+def _end_early():
+    if _end_early.code is not None:
+        with contextlib.suppress(OSError):  # nobody reads it
             sys.stdout.flush()
-            sys.stderr.flush()
-            for child in multiprocessing.active_children():
-                child.terminate()
-        finally:
-            os._exit(code)
+        os._exit(_end_early.code)
+
+
+_end_early.code = None
 
 
 @contextlib.contextmanager
