@@ -104,8 +104,9 @@ class Meeting(RendezvousHandler):
         """Whether the processes meet in a store of the launcher's.
 
         Where process 0 opens one, seconds later, another program may have its port
-        by then. Several machines need that: older releases of PyTorch tell starts
-        apart by a machine's own number of restarts, and these can differ.
+        by then. For several machines it does so all the same: in a launcher's store,
+        older releases of PyTorch tell starts apart by a machine's own number of
+        restarts, and these can differ.
         """
         return self.machines == 1
 
