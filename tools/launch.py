@@ -156,18 +156,14 @@ class Meeting(RendezvousHandler):
             self.store = self._open(deadline)
         self._check_in(deadline)
         store = PrefixStore(f'{self.round}/agents', self.store)
-        port = None  # any free one, for process 0
         if self.use_agent_store:  # a new one each time, with nothing in it
             self.process_store = TCPStore(
                 self.address, 0, is_master=True, wait_for_workers=False
             )
-            port = self.process_store.port
-        return RendezvousInfo(
-            store,
-            self.rank,
-            self.machines,
-            RendezvousStoreInfo.build(self.rank, store, self.address, port),
-        )
+            where = RendezvousStoreInfo(self.address, self.process_store.port)
+        else:
+            where = RendezvousStoreInfo.build(self.rank, store, self.address)
+        return RendezvousInfo(store, self.rank, self.machines, where)
 
     def _open(self, deadline):
         """The store: here on machine 0, else by its address."""
