@@ -55,5 +55,5 @@ class Keys:
                 )
                 + ' is unknown, or cannot be honoured on mmaction2; '
                 + nearest(next(iter(self.values)), self.known)
-                + '. What else mmaction2 can, native sets: see docs/mmaction2.md'
+                + '. What else mmaction2 can do, native sets: see docs/mmaction2.md'
             )
